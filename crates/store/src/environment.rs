@@ -1,0 +1,275 @@
+//! Environments by their signatures: which tree, which packages, which base.
+//!
+//! A record is a small JSON file, written last, when everything that it refers to is durable. That of a thin
+//! environment lists only what it adds; the rest stands in its base's.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, Sha256};
+use crate::durable;
+use crate::error::{Error, IoContext, Result};
+use crate::ingest::Written;
+use crate::store::Store;
+use crate::workspace::Workspace;
+
+/// The version of the record's fields. A reader refuses any other.
+const FORMAT_VERSION: u32 = 1;
+
+/// A signature may be abbreviated to this many hexadecimal digits, if it is unique.
+pub const MIN_PREFIX_DIGITS: usize = 8;
+
+/// One environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    format: u32,
+    /// What it is called.
+    pub signature: Digest,
+    /// The platform it is for, as channels call it.
+    pub subdir: String,
+    /// Its merged index.
+    pub tree: Digest,
+    /// The environment it inherits from.
+    pub base: Option<Digest>,
+    /// The packages that are not its base's, in link order.
+    pub packages: Vec<Package>,
+    /// Environment variables that activation sets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// When it was built, in seconds since 1970-01-01 UTC.
+    pub created_unix_s: u64,
+    /// What building it added to the store.
+    pub added: Written,
+}
+
+/// One package of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its build string.
+    pub build: String,
+    /// The subdirectory of the channel it comes from.
+    pub subdir: String,
+    /// Where it was fetched from.
+    pub url: String,
+    /// The digest of its archive, which is the name of its layer.
+    pub sha256: Sha256,
+    /// The size of its archive.
+    pub size_bytes: u64,
+}
+
+/// A text that names no environment, or several.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// It is not hexadecimal or too short.
+    #[error("`{0}` is not a signature: use its 64 hexadecimal digits, or at least the first 8 of them")]
+    NotASignature(String),
+    /// Nothing in the store is called so.
+    #[error("no environment in `{}` has the signature `{text}`: `envfs ls` lists them", store.display())]
+    Unknown {
+        /// What was asked for.
+        text: String,
+        /// The store that was searched.
+        store: PathBuf,
+    },
+    /// More than one environment starts so.
+    #[error("`{text}` is ambiguous: it could be {}", candidates.join(" or "))]
+    Ambiguous {
+        /// What was asked for.
+        text: String,
+        /// Whose signatures start so.
+        candidates: Vec<String>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Environment {
+    /// A new environment, not yet recorded.
+    #[must_use]
+    pub fn new(signature: Digest, subdir: String, tree: Digest) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            signature,
+            subdir,
+            tree,
+            base: None,
+            packages: Vec::new(),
+            variables: BTreeMap::new(),
+            created_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
+            added: Written::default(),
+        }
+    }
+
+    /// Makes the record durable. The tree and all layers must be.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
+        let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
+        text.push(b'\n');
+        durable::write(workspace.path(), &path(store, &self.signature), &text)
+    }
+
+    /// All its packages, those of its base first.
+    ///
+    /// # Errors
+    /// When the record of its base is missing or damaged.
+    pub fn all_packages(&self, store: &Store) -> Result<Vec<Package>> {
+        let mut packages = match self.base {
+            None => Vec::new(),
+            Some(base) => load(store, &base)?.all_packages(store)?,
+        };
+        packages.extend(self.packages.iter().cloned());
+        Ok(packages)
+    }
+}
+
+impl Package {
+    /// `name-version-build`, as files and messages name it.
+    #[must_use]
+    pub fn dist_name(&self) -> String {
+        format!("{}-{}-{}", self.name, self.version, self.build)
+    }
+}
+
+/// The environment with this signature, if it was built.
+///
+/// # Errors
+/// When its record is damaged.
+pub fn get(store: &Store, signature: &Digest) -> Result<Option<Environment>> {
+    match std::fs::read(path(store, signature)) {
+        Ok(bytes) => parse(store, signature, &bytes).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("read", &path(store, signature)),
+    }
+}
+
+/// The environment with this signature.
+///
+/// # Errors
+/// When there is none, or its record is damaged.
+pub fn load(store: &Store, signature: &Digest) -> Result<Environment> {
+    get(store, signature)?.ok_or_else(|| store.missing("environment", signature.to_string()))
+}
+
+/// The environment whose signature is `text` or starts with it.
+///
+/// # Errors
+/// When `text` is no signature, or none or several environments are called so.
+pub fn find(store: &Store, text: &str) -> Result<Environment, FindError> {
+    let is_signature = text.len() >= MIN_PREFIX_DIGITS
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+    if !is_signature {
+        return Err(FindError::NotASignature(text.to_owned()));
+    }
+    if let Ok(signature) = text.parse()
+        && let Some(environment) = get(store, &signature)?
+    {
+        return Ok(environment);
+    }
+    let mut candidates: Vec<_> = signatures(store)?
+        .into_iter()
+        .filter(|signature| signature.to_string().starts_with(text))
+        .collect();
+    match (candidates.pop(), candidates.is_empty()) {
+        (Some(signature), true) => Ok(load(store, &signature)?),
+        (None, _) => Err(FindError::Unknown {
+            text: text.to_owned(),
+            store: store.root().to_owned(),
+        }),
+        (Some(last), false) => Err(FindError::Ambiguous {
+            text: text.to_owned(),
+            candidates: candidates.iter().chain([&last]).map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// All environments, each with its own error where its record is damaged.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
+    Ok(signatures(store)?
+        .iter()
+        .map(|signature| load(store, signature))
+        .collect())
+}
+
+fn signatures(store: &Store) -> Result<Vec<Digest>> {
+    let paths = crate::store::list(&store.path("environments"))?;
+    Ok(paths
+        .iter()
+        .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
+        .collect())
+}
+
+fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment> {
+    let path = path(store, signature);
+    let environment: Environment =
+        serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
+    if environment.format != FORMAT_VERSION {
+        return Err(Error::NewerFormat {
+            path,
+            what: format!("environment record version {}", environment.format),
+        });
+    }
+    if environment.signature != *signature {
+        return Err(Error::corrupt(&path, format!("it describes {}", environment.signature)));
+    }
+    Ok(environment)
+}
+
+fn path(store: &Store, signature: &Digest) -> PathBuf {
+    store.path("environments").join(format!("{signature}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store_with(signatures: &[&str]) -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let workspace = Workspace::create(&store).unwrap();
+        for signature in signatures {
+            let signature = format!("{signature:0<64}").parse().unwrap();
+            let environment = Environment::new(signature, "linux-64".into(), Digest::of(b"tree"));
+            environment.publish(&store, &workspace).unwrap();
+        }
+        (directory, store)
+    }
+
+    #[test]
+    fn abbreviations_must_be_long_enough_and_unique() {
+        let (_directory, store) = store_with(&["abcdef0123", "abcdef0199", "12345678"]);
+        assert_eq!(
+            find(&store, "12345678").unwrap().signature.to_string(),
+            format!("{:0<64}", "12345678")
+        );
+        assert_eq!(
+            find(&store, "abcdef012").unwrap().signature.to_string(),
+            format!("{:0<64}", "abcdef0123")
+        );
+        for (text, expected) in [
+            ("1234567", "at least the first 8"),
+            ("no-such-thing", "at least the first 8"),
+            ("abcdef01", "is ambiguous"),
+            ("ffffffff", "no environment"),
+        ] {
+            let message = find(&store, text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+}

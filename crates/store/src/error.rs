@@ -1,0 +1,84 @@
+//! What can go wrong in the store. Every error says which file, and keeps its cause.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file of the store does not hold what its format demands.
+    #[error("`{}` is damaged: {what}", path.display())]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong in it.
+        what: String,
+    },
+    /// Something that is referred to is not there.
+    #[error("{kind} {name} is not in the store `{}`", store.display())]
+    Missing {
+        /// What kind of thing: `object`, `tree`, `layer`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The store that was searched.
+        store: PathBuf,
+    },
+    /// The store was made by a newer version.
+    #[error("the store `{}` needs a newer envfs: it uses {what}", path.display())]
+    NewerFormat {
+        /// Where the store is.
+        path: PathBuf,
+        /// What this version does not know.
+        what: String,
+    },
+    /// A path that no environment may hold.
+    #[error(transparent)]
+    Path(#[from] crate::path::InvalidPath),
+}
+
+impl Error {
+    /// A damaged file.
+    pub(crate) fn corrupt(path: &Path, what: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
+}
+
+/// Adds to an [`io::Error`] what was tried on which file.
+pub(crate) trait IoContext<T> {
+    /// `action` is a verb, as in "cannot `open` ...".
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+impl<T> IoContext<T> for nix::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(io::Error::from).at(action, path)
+    }
+}

@@ -1,0 +1,50 @@
+//! What bytes exist: a content-addressed store of Python environments.
+//!
+//! Files are kept once, by content, in packs (small files) and objects (large ones). A layer is the sorted
+//! list of one package's files, a tree the merged directory index of one environment, and an environment
+//! record ties a signature to its tree. This crate knows nothing of networks, package managers or the kernel's
+//! file-system protocols, never prints, and never reads the process's surroundings.
+//!
+//! The rooms, lowest first:
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`digest`], [`path`], `wire` | names of content, names of files, bounds-checked bytes |
+//! | `durable` | the one seam through which everything is written |
+//! | [`lock`] | who may do what at the same time |
+//! | [`pack`] | many small objects in one immutable file |
+//! | [`store`] | the directory itself: layout, format, finding objects |
+//! | [`workspace`], [`ingest`] | how new bytes enter the store |
+//! | `shebang`, [`placeholder`], [`patch`] | prefixes recorded in files, and replaced when they are read |
+//! | [`layer`] | the files of one package archive |
+//! | [`tree`] | the merged index of one environment, mapped and never parsed |
+//! | [`view`] | a tree as it looks at one prefix |
+//! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | `usage`, `verify` | how much there is, and whether it is what its name says |
+
+pub mod digest;
+mod durable;
+pub mod environment;
+mod error;
+pub mod ingest;
+pub mod layer;
+pub mod lease;
+pub mod lock;
+pub mod pack;
+pub mod patch;
+pub mod path;
+pub mod placeholder;
+mod shebang;
+pub mod signature;
+pub mod store;
+pub mod tree;
+mod usage;
+mod verify;
+pub mod view;
+mod wire;
+pub mod workspace;
+
+pub use digest::Digest;
+pub use error::{Error, Result};
+pub use store::Store;
+pub use usage::Usage;

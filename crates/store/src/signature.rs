@@ -1,0 +1,92 @@
+//! What an environment is called: a digest of what determines its content, and of nothing else.
+//!
+//! The signature is the BLAKE3 digest of a text that anyone can write down, so that it can be checked with `b3sum`:
+//!
+//! ```text
+//! envfs signature 1
+//! subdir linux-64
+//! option <name> <value>        (sorted by name; only those that are not the default)
+//! variable <NAME> <value>      (sorted by name; the value is a JSON string)
+//! archive sha256:<64 hex>      (one for each package, in link order)
+//! ```
+//!
+//! Every line ends with a newline. The spelling of the specification, its order, its name, channels and mirrors,
+//! the machine, the mount path and the inherited base do not enter. Link order enters, because it decides who wins
+//! where two packages bring the same path.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::digest::{Digest, Sha256};
+
+/// What determines the content of an environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The platform, as channels call it.
+    pub subdir: String,
+    /// Build options that are not the default.
+    pub options: BTreeMap<String, String>,
+    /// Environment variables that activation sets.
+    pub variables: BTreeMap<String, String>,
+    /// The archives in link order: a package after those it depends on.
+    pub archives: Vec<Sha256>,
+}
+
+impl Identity {
+    /// The text that is hashed.
+    #[must_use]
+    pub fn canonical_text(&self) -> String {
+        let mut text = format!("envfs signature 1\nsubdir {}\n", self.subdir);
+        let mut line = |line: std::fmt::Arguments<'_>| {
+            text.write_fmt(line).expect("a string takes any text");
+            text.push('\n');
+        };
+        for (name, value) in &self.options {
+            line(format_args!("option {name} {value}"));
+        }
+        for (name, value) in &self.variables {
+            line(format_args!(
+                "variable {name} {}",
+                serde_json::Value::from(value.as_str())
+            ));
+        }
+        for archive in &self.archives {
+            line(format_args!("archive sha256:{archive}"));
+        }
+        text
+    }
+
+    /// The signature.
+    #[must_use]
+    pub fn signature(&self) -> Digest {
+        Digest::of(self.canonical_text().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of `docs/format.md`, "signature": checked with `b3sum`, never to be changed.
+    #[test]
+    fn vectors() {
+        let empty = Identity {
+            subdir: "linux-64".into(),
+            ..Identity::default()
+        };
+        assert_eq!(
+            empty.signature().to_string(),
+            "1b335073a52ec580a65b6000b80cbad0eb7c86bc6b0a599ec780db43f4763700"
+        );
+        let full = Identity {
+            subdir: "linux-64".into(),
+            options: BTreeMap::from([("link-scripts".into(), "off".into())]),
+            variables: BTreeMap::from([("GREETING".into(), "say \"hi\"".into())]),
+            archives: vec![Sha256::from_bytes([0x11; 32]), Sha256::from_bytes([0x22; 32])],
+        };
+        assert_eq!(
+            full.signature().to_string(),
+            "17bd6b2b2c587740ca2da8dfdcd7f79952aaca0569327203eb73a6c5bac6ce9b"
+        );
+    }
+}

@@ -1,0 +1,418 @@
+//! The store's directory: its layout, its format, and finding what is in it.
+//!
+//! ```text
+//! <store>/
+//!   FORMAT            version and feature sets
+//!   lock              shared by who reads or adds, exclusive for who removes
+//!   objects/ab/<hex>  whole files of 128 KiB and more, mode 0444, named by the BLAKE3 of their bytes
+//!   packs/<id>.pack   the small files of one ingest
+//!   layers/<sha256>   the files of one package archive
+//!   trees/<digest>    the merged index of one environment
+//!   environments/<signature>.json   what a signature stands for
+//!   leases/           what running mounts, runs and builds hold
+//!   mnt/              an empty directory for private mounts
+//!   tmp/              drafts; swept when their process is gone
+//! ```
+//!
+//! Everything but `tmp`, `leases` and `lock` is immutable and appears under its name only when it is complete
+//! and durable, in the order pack, object, layer, tree, environment.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::durable;
+use crate::error::{Error, IoContext, Result};
+use crate::lock::FileLock;
+use crate::pack::{self, PackEntry};
+
+/// The version of the layout above. A store of another version is refused, so a new one needs a migration.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// An opened store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    packs: Mutex<PackCache>,
+}
+
+/// What is known of the packs so far.
+#[derive(Default)]
+struct PackCache {
+    /// Packs that are open for reading.
+    open: HashMap<Digest, Arc<File>>,
+    /// Where every packed object is, once somebody had to ask.
+    index: HashMap<Digest, (Digest, PackEntry)>,
+    /// The packs that [`PackCache::index`] covers.
+    indexed: std::collections::HashSet<PathBuf>,
+}
+
+/// The content of `FORMAT`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    /// Features that an old version may ignore.
+    #[serde(default)]
+    compatible: Vec<String>,
+    /// Features that an old version may ignore as long as it does not write.
+    #[serde(default)]
+    read_only_compatible: Vec<String>,
+    /// Features without which nothing can be read.
+    #[serde(default)]
+    incompatible: Vec<String>,
+}
+
+/// Where the stored bytes of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// In a whole file of their own.
+    Object,
+    /// In the pack with this id, from this offset. A hint: a pack may have been rewritten since, and whoever reads
+    /// checks the digest and asks the store where the object is now.
+    Pack(Digest, u64),
+}
+
+/// The stored bytes of a file.
+#[derive(Debug)]
+pub enum ObjectBytes {
+    /// A small file, read and checked.
+    Small(Vec<u8>),
+    /// A large file, opened.
+    Whole(File),
+}
+
+const DIRECTORIES: [&str; 8] = [
+    "objects",
+    "packs",
+    "layers",
+    "trees",
+    "environments",
+    "leases",
+    "mnt",
+    "tmp",
+];
+
+impl Store {
+    /// Opens the store at `root`, and makes an empty one where there is nothing.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read, or was made by a newer version.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).at("resolve", root)?;
+        let store = Self(Arc::new(Inner {
+            root,
+            packs: Mutex::default(),
+        }));
+        match fs::read(store.path("FORMAT")) {
+            Ok(bytes) => store.check_format(&bytes)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.initialise()?,
+            Err(source) => {
+                return Err(Error::Io {
+                    action: "read",
+                    path: store.path("FORMAT"),
+                    source,
+                });
+            }
+        }
+        Ok(store)
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// An empty directory in which private mounts are made.
+    #[must_use]
+    pub fn mount_root(&self) -> PathBuf {
+        self.path("mnt")
+    }
+
+    /// Where downloads are kept until they are verified.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.path("tmp")
+    }
+
+    /// Holds the store so that nothing is removed while the lock lives.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn share(&self) -> Result<FileLock> {
+        FileLock::shared(&self.path("lock"))
+    }
+
+    /// Holds the making of the thing called `name`: who comes second waits, and then finds it made.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn reserve(&self, name: &str) -> Result<FileLock> {
+        FileLock::transient(&self.path("tmp").join(format!("{name}.lock")))
+    }
+
+    /// Opens the object called `digest`. A small one is read whole and checked; where `location` is out of date
+    /// the object is searched for.
+    ///
+    /// # Errors
+    /// When it is missing or its bytes are not those of its name.
+    pub fn open_object(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
+        if let Location::Pack(pack, offset) = location
+            && let Some(bytes) = self.read_packed(&pack, offset, digest, size_bytes)
+        {
+            return Ok(ObjectBytes::Small(bytes));
+        }
+        let path = self.object_path(digest);
+        match File::open(&path) {
+            Ok(file) => {
+                let len = file.metadata().at("inspect", &path)?.len();
+                if len != size_bytes {
+                    return Err(Error::corrupt(
+                        &path,
+                        format!("it has {len} bytes instead of {size_bytes}"),
+                    ));
+                }
+                Ok(ObjectBytes::Whole(file))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search_packs(digest, size_bytes),
+            Err(source) => Err(Error::Io {
+                action: "open",
+                path,
+                source,
+            }),
+        }
+    }
+
+    /// Where the object called `digest` is, as far as this process knows: of what others have packed since it first
+    /// looked it may not know.
+    ///
+    /// # Errors
+    /// When the packs cannot be listed.
+    pub fn locate(&self, digest: &Digest) -> Result<Option<Location>> {
+        let mut packs = self.packs();
+        if let Some((pack, entry)) = packs.index.get(digest) {
+            return Ok(Some(Location::Pack(*pack, entry.offset_bytes)));
+        }
+        if self.object_path(digest).exists() {
+            return Ok(Some(Location::Object));
+        }
+        if packs.indexed.is_empty() {
+            self.index_packs(&mut packs)?;
+        }
+        Ok(packs
+            .index
+            .get(digest)
+            .map(|(pack, entry)| Location::Pack(*pack, entry.offset_bytes)))
+    }
+
+    /// Where the object called `digest` is, also if another process has brought it since this one looked.
+    ///
+    /// # Errors
+    /// When it is not in the store.
+    pub fn require(&self, digest: &Digest) -> Result<Location> {
+        if let Some(location) = self.locate(digest)? {
+            return Ok(location);
+        }
+        self.refresh()?;
+        self.locate(digest)?
+            .ok_or_else(|| self.missing("object", digest.to_string()))
+    }
+
+    /// Looks at the packs again, for those that other processes have added.
+    ///
+    /// # Errors
+    /// When the packs cannot be listed.
+    pub fn refresh(&self) -> Result<()> {
+        self.index_packs(&mut self.packs())
+    }
+
+    /// Where a whole object is, or would be.
+    #[must_use]
+    pub fn object_path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.to_string();
+        self.path("objects").join(&hex[..2]).join(&hex)
+    }
+
+    /// How many objects are in packs.
+    ///
+    /// # Errors
+    /// When the packs cannot be listed.
+    pub(crate) fn packed_count(&self) -> Result<u64> {
+        self.refresh()?;
+        Ok(self.packs().index.len() as u64)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.root.join(name)
+    }
+
+    pub(crate) fn pack_path(&self, id: &Digest) -> PathBuf {
+        self.path("packs").join(format!("{id}.pack"))
+    }
+
+    pub(crate) fn missing(&self, kind: &'static str, name: String) -> Error {
+        Error::Missing {
+            kind,
+            name,
+            store: self.0.root.clone(),
+        }
+    }
+
+    /// Remembers a pack that was just published.
+    pub(crate) fn add_to_index(&self, id: Digest, entries: Vec<PackEntry>) {
+        let mut packs = self.packs();
+        packs.indexed.insert(self.pack_path(&id));
+        for entry in entries {
+            packs.index.insert(entry.digest, (id, entry));
+        }
+    }
+
+    fn initialise(&self) -> Result<()> {
+        for directory in DIRECTORIES {
+            durable::create_directory(&self.path(directory))?;
+        }
+        durable::sync_directory(self.root())?;
+        let format = Format {
+            format: FORMAT_VERSION,
+            compatible: Vec::new(),
+            read_only_compatible: Vec::new(),
+            incompatible: Vec::new(),
+        };
+        let mut text = serde_json::to_vec_pretty(&format).expect("numbers and strings become JSON");
+        text.push(b'\n');
+        // Two processes may both find nothing: they write the same bytes.
+        durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)
+    }
+
+    fn check_format(&self, bytes: &[u8]) -> Result<()> {
+        let path = self.path("FORMAT");
+        let format: Format = serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
+        let newer = |what| {
+            Err(Error::NewerFormat {
+                path: self.0.root.clone(),
+                what,
+            })
+        };
+        if format.format > FORMAT_VERSION {
+            return newer(format!("format {}", format.format));
+        }
+        match format.incompatible.iter().chain(&format.read_only_compatible).next() {
+            Some(feature) => newer(format!("the feature `{feature}`")),
+            None => Ok(()),
+        }
+    }
+
+    /// The object's bytes, if the pack still holds them there.
+    fn read_packed(&self, pack: &Digest, offset: u64, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
+        let file = self.open_pack(pack).ok()?;
+        let mut bytes = vec![
+            0;
+            usize::try_from(size_bytes)
+                .ok()
+                .filter(|&size| size <= pack::MAX_PACKED_BYTES)?
+        ];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+
+    fn search_packs(&self, digest: &Digest, size_bytes: u64) -> Result<ObjectBytes> {
+        self.refresh()?;
+        let found = self.packs().index.get(digest).copied();
+        let Some((pack, entry)) = found else {
+            return Err(self.missing("object", digest.to_string()));
+        };
+        match self.read_packed(&pack, entry.offset_bytes, digest, size_bytes) {
+            Some(bytes) => Ok(ObjectBytes::Small(bytes)),
+            None => Err(Error::corrupt(
+                &self.pack_path(&pack),
+                format!("object {digest} is not what its name says"),
+            )),
+        }
+    }
+
+    fn open_pack(&self, id: &Digest) -> Result<Arc<File>> {
+        let mut packs = self.packs();
+        if let Some(file) = packs.open.get(id) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.pack_path(id);
+        let file = Arc::new(File::open(&path).at("open", &path)?);
+        packs.open.insert(*id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn index_packs(&self, packs: &mut PackCache) -> Result<()> {
+        for path in list(&self.path("packs"))? {
+            if packs.indexed.contains(&path) {
+                continue;
+            }
+            let id = path
+                .file_stem()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.parse().ok());
+            if let Some(id) = id {
+                for entry in pack::read_index(&path)? {
+                    packs.index.insert(entry.digest, (id, entry));
+                }
+            }
+            packs.indexed.insert(path);
+        }
+        Ok(())
+    }
+
+    fn packs(&self) -> std::sync::MutexGuard<'_, PackCache> {
+        // The cache holds only what was read from immutable files, so it is right whoever panicked.
+        self.0.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.0.root).finish()
+    }
+}
+
+/// The entries of a directory, sorted; none where there is no directory.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("list", directory)?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .at("list", directory)?;
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_a_newer_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        Store::open(directory.path()).unwrap();
+        let format = directory.path().join("FORMAT");
+        for newer in [
+            r#"{"format": 2}"#,
+            r#"{"format": 1, "incompatible": ["chunks"]}"#,
+            r#"{"format": 1, "read_only_compatible": ["x"]}"#,
+        ] {
+            fs::remove_file(&format).unwrap();
+            fs::write(&format, newer).unwrap();
+            let error = Store::open(directory.path()).unwrap_err();
+            assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
+        }
+        fs::write(&format, r#"{"format": 1, "compatible": ["hints"]}"#).unwrap();
+        Store::open(directory.path()).unwrap();
+    }
+}
