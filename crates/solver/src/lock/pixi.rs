@@ -1,0 +1,164 @@
+//! pixi.lock: versions 1 to 7 are read, version 7 is written.
+//!
+//! Translates between the ecosystem's parser and our own lock. Knows nothing of the other formats.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rattler_conda_types::RepoDataRecord;
+use rattler_lock::{CondaPackageData, LockFile, PlatformData, PlatformName};
+use url::Url;
+
+use super::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedEnvironment, LockedPlatform};
+use crate::network::without_credentials;
+use crate::package::LockedPackage;
+use crate::subdir::Subdir;
+
+/// The version that is written. Tools that know only older ones cannot read it.
+pub(super) const WRITTEN_VERSION: u16 = 7;
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<Lock, LockError> {
+    let file = LockFile::from_str_with_base_directory(text, path.parent()).map_err(|error| LockError::Malformed {
+        path: path.to_owned(),
+        format: "pixi.lock",
+        reason: error.to_string(),
+    })?;
+    let format = LockFormat::Pixi(file.version() as u16);
+    from_lock_file(&file, format, true, path)
+}
+
+/// Translates what the parser read. Of some formats no package is `complete`.
+pub(super) fn from_lock_file(
+    file: &LockFile,
+    format: LockFormat,
+    is_complete: bool,
+    path: &Path,
+) -> Result<Lock, LockError> {
+    let mut environments = Vec::new();
+    for (name, environment) in file.environments() {
+        let mut platforms = Vec::new();
+        for (platform, packages) in environment.packages_by_platform() {
+            let mut locked = LockedPlatform {
+                name: platform.name().to_string(),
+                subdir: Subdir::from_conda(platform.subdir()),
+                packages: Vec::new(),
+                pypi: Vec::new(),
+                sources: Vec::new(),
+            };
+            for package in packages {
+                add_package(&mut locked, package, is_complete, path)?;
+            }
+            locked.packages.sort_by(|a, b| a.name().cmp(b.name()));
+            platforms.push(locked);
+        }
+        platforms.sort_by(|a, b| a.name.cmp(&b.name));
+        environments.push(LockedEnvironment {
+            name: name.to_owned(),
+            channels: environment
+                .channels()
+                .iter()
+                .map(|channel| channel.url.clone())
+                .collect(),
+            platforms,
+        });
+    }
+    environments
+        .sort_by(|a, b| (a.name != DEFAULT_ENVIRONMENT, &a.name).cmp(&(b.name != DEFAULT_ENVIRONMENT, &b.name)));
+    Ok(Lock {
+        path: path.to_owned(),
+        format,
+        environments,
+    })
+}
+
+fn add_package(
+    platform: &mut LockedPlatform,
+    package: &rattler_lock::LockedPackage,
+    is_complete: bool,
+    path: &Path,
+) -> Result<(), LockError> {
+    let binary = match package {
+        rattler_lock::LockedPackage::Pypi(pypi) => {
+            platform.pypi.push(pypi.name().to_string());
+            return Ok(());
+        }
+        rattler_lock::LockedPackage::Conda(CondaPackageData::Source(source)) => {
+            platform.sources.push(source.name().as_normalized().to_owned());
+            return Ok(());
+        }
+        rattler_lock::LockedPackage::Conda(CondaPackageData::Binary(binary)) => binary,
+    };
+    let record = RepoDataRecord::try_from(binary.as_ref()).map_err(|error| LockError::Malformed {
+        path: path.to_owned(),
+        format: "lock file",
+        reason: format!(
+            "the location of {} is no URL: {error}",
+            binary.package_record.name.as_normalized()
+        ),
+    })?;
+    let package = LockedPackage::from_record(record).map_err(|source| LockError::Package {
+        path: path.to_owned(),
+        source,
+    })?;
+    platform.packages.push(if is_complete {
+        package
+    } else {
+        package.into_incomplete()
+    });
+    Ok(())
+}
+
+pub(super) fn render(lock: &Lock) -> Result<String, LockError> {
+    let failed = |error: &dyn std::error::Error| LockError::Render {
+        reason: error.to_string(),
+    };
+    let mut names = BTreeMap::new();
+    for environment in &lock.environments {
+        for platform in &environment.platforms {
+            names.insert(platform.name.clone(), platform.subdir);
+        }
+    }
+    let mut platforms = Vec::new();
+    for (name, subdir) in names {
+        // Virtual packages are left out: they describe the machine that solved, and the packages do not depend on it.
+        platforms.push(PlatformData {
+            name: PlatformName::try_from(name).map_err(|error| failed(&error))?,
+            subdir: subdir.to_conda(),
+            virtual_packages: Vec::new(),
+        });
+    }
+    let mut builder = LockFile::builder()
+        .with_platforms(platforms)
+        .map_err(|error| failed(&error))?;
+    for environment in &lock.environments {
+        builder.set_channels(
+            &environment.name,
+            environment.channels.iter().map(|channel| public_text(channel)),
+        );
+        for platform in &environment.platforms {
+            builder
+                .add_environment_platform(&environment.name, &platform.name)
+                .map_err(|error| failed(&error))?;
+            for package in &platform.packages {
+                let data = CondaPackageData::from(public_record(package.record()));
+                builder
+                    .add_conda_package(&environment.name, &platform.name, data)
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+    }
+    builder.finish().render_to_string().map_err(|error| failed(&error))
+}
+
+/// A lock file is for everyone who has the project: it holds no credentials.
+fn public_record(record: &RepoDataRecord) -> RepoDataRecord {
+    RepoDataRecord {
+        url: without_credentials(&record.url),
+        channel: record.channel.as_deref().map(public_text),
+        ..record.clone()
+    }
+}
+
+fn public_text(channel: &str) -> String {
+    Url::parse(channel).map_or_else(|_| channel.to_owned(), |url| without_credentials(&url).into())
+}
