@@ -1,0 +1,157 @@
+//! Which mounts there are: `/proc/self/mountinfo`, parsed apart from reading it.
+//!
+//! The format is that of proc_pid_mountinfo(5): fields separated by spaces, with space, tab, newline and
+//! backslash inside a field written as a backslash and three octal digits.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// The type of our mounts, as the kernel shows it.
+pub const FILE_SYSTEM_TYPE: &str = "fuse.envfs";
+
+/// What stands before the first digits of the signature in the source of our mounts.
+pub const SOURCE_PREFIX: &str = "envfs#";
+
+/// How many digits of the signature the source of our mounts shows.
+pub const SOURCE_DIGITS: usize = 16;
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// Where it is.
+    pub mount_point: PathBuf,
+    /// Its type, such as `ext4` or `fuse.envfs`.
+    pub file_system_type: String,
+    /// What was mounted.
+    pub source: String,
+    /// The options of its file system.
+    pub super_options: String,
+}
+
+impl MountEntry {
+    /// Whether it is one of ours.
+    #[must_use]
+    pub fn is_envfs(&self) -> bool {
+        self.file_system_type == FILE_SYSTEM_TYPE
+    }
+
+    /// The first digits of the signature of the environment that is mounted.
+    #[must_use]
+    pub fn signature_digits(&self) -> Option<&str> {
+        self.source.strip_prefix(SOURCE_PREFIX).filter(|_| self.is_envfs())
+    }
+
+    /// The user for whom it was mounted.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.super_options
+            .split(',')
+            .find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+    }
+}
+
+/// The mounts that this process sees, in the order in which they were made.
+///
+/// # Errors
+/// When `/proc/self/mountinfo` cannot be read.
+pub fn read() -> io::Result<Vec<MountEntry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// What is mounted at exactly `path`: the last mount there covers those before it.
+#[must_use]
+pub fn at<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+    mounts.iter().rev().find(|mount| mount.mount_point == path)
+}
+
+/// The mounts that `text` lists. Lines of another shape are left out.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<MountEntry> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    // Mount id, parent id, device, root; then the mount point, its options, and any number of optional fields
+    // up to a hyphen.
+    let mount_point = fields.nth(4)?;
+    fields.find(|field| *field == b"-")?;
+    let file_system_type = fields.next()?;
+    let source = fields.next()?;
+    let super_options = fields.next()?;
+    Some(MountEntry {
+        mount_point: OsString::from_vec(unescape(mount_point)).into(),
+        file_system_type: text(file_system_type),
+        source: text(source),
+        super_options: text(super_options),
+    })
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(&unescape(field)).into_owned()
+}
+
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if byte == b'\\' => {
+                plain.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &[u8] = br"22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+90 27 0:50 / /home/a\040b\134c ro,nosuid,nodev shared:7 master:3 - fuse.envfs envfs#0123456789abcdef ro,user_id=1000,group_id=100
+91 90 0:51 / /home/a\040b\134c rw - tmpfs envfs rw
+cut off - here
+";
+
+    #[test]
+    fn escapes_and_optional_fields_are_understood() {
+        let mounts = parse(SAMPLE);
+        assert_eq!(mounts.len(), 4);
+        let ours = &mounts[2];
+        assert_eq!(ours.mount_point, Path::new(r"/home/a b\c"));
+        assert_eq!(ours.signature_digits(), Some("0123456789abcdef"));
+        assert_eq!(ours.uid(), Some(1000));
+        assert_eq!(mounts[1].signature_digits(), None);
+        assert_eq!(mounts[1].uid(), None);
+    }
+
+    #[test]
+    fn the_topmost_mount_counts() {
+        let mounts = parse(SAMPLE);
+        assert_eq!(
+            at(&mounts, Path::new(r"/home/a b\c")).unwrap().file_system_type,
+            "tmpfs"
+        );
+        assert_eq!(at(&mounts, Path::new("/home")), None);
+    }
+
+    #[test]
+    fn a_lone_backslash_stays() {
+        assert_eq!(unescape(br"a\04b\"), br"a\04b\");
+        assert_eq!(unescape(br"\777"), br"\777");
+    }
+
+    #[test]
+    fn this_machine_has_a_root() {
+        assert!(at(&read().unwrap(), Path::new("/")).is_some());
+    }
+}

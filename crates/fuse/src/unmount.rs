@@ -1,0 +1,206 @@
+//! Detaching: the mount is gone, and the process that served it has ended.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use envfs_store::Store;
+use envfs_store::lease::{self, LeaseKind};
+use nix::errno::Errno;
+use nix::mount::MntFlags;
+use nix::unistd::Pid;
+
+use crate::fusermount;
+use crate::holders::{Holder, holders};
+use crate::mountinfo::{self, MountEntry};
+use crate::process;
+
+/// A server has nothing to do after its mount is gone; one that takes longer than this hangs.
+const SERVER_END_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many of the processes that use a mount are named.
+const NAMED_HOLDERS: usize = 5;
+
+/// A mount cannot be detached.
+#[derive(Debug, thiserror::Error)]
+pub enum UnmountError {
+    /// Nothing of ours is there.
+    #[error("`{0}` is not a mounted environment: `envfs ps` lists those that are")]
+    NotMounted(PathBuf),
+    /// Somebody uses it.
+    #[error("`{}` is in use{}: end them, or detach it once they are done with `--lazy`", path.display(), by(holders))]
+    Busy {
+        /// The mount point.
+        path: PathBuf,
+        /// Names and numbers of some of the processes that use it.
+        holders: Vec<String>,
+    },
+    /// It belongs to somebody else.
+    #[error("`{0}` was mounted by another user: unmount it as that user or as root")]
+    Forbidden(PathBuf),
+    /// The helper for ordinary users is not installed.
+    #[error("fusermount3 is missing, which unmounts for ordinary users: install it with `apt install fuse3`")]
+    NoHelper,
+    /// The helper refused.
+    #[error("fusermount3 cannot unmount `{path}`: {message}")]
+    Helper {
+        /// The mount point.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
+    /// The mount is gone and its server stays.
+    #[error("`{path}` is unmounted, but its server, process {pid}, has not ended: end it with `kill {pid}`")]
+    ServerStays {
+        /// The mount point.
+        path: PathBuf,
+        /// The server.
+        pid: u32,
+    },
+    /// The operating system refused something else.
+    #[error("cannot {action} `{path}`")]
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The leases cannot be read.
+    #[error(transparent)]
+    Store(#[from] envfs_store::Error),
+}
+
+/// Unmounts what is mounted at `path`, and waits until its server has ended. A mount whose server is already gone
+/// is unmounted too. With `lazy` it vanishes from the directory tree at once, and its server ends with the last
+/// process that uses it, which is not waited for.
+///
+/// # Errors
+/// When nothing of ours is mounted there, it is in use, or it is somebody else's.
+pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountError> {
+    let entry = find(path)?;
+    let mount_point = &entry.mount_point;
+    let server = server_of(store, mount_point)?;
+    detach(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;
+    let limit = if lazy {
+        Duration::from_millis(100)
+    } else {
+        SERVER_END_LIMIT
+    };
+    match server {
+        Some((pid, pidfd)) if !process::wait_for_end(&pidfd, limit) && !lazy => Err(UnmountError::ServerStays {
+            path: mount_point.clone(),
+            pid,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Takes `mount_point` out of the directory tree, without waiting for its server.
+///
+/// # Errors
+/// When it is in use (then [`UnmountError::Busy`] names nobody yet), or somebody else's.
+pub(crate) fn detach(mount_point: &Path, lazy: bool) -> Result<(), UnmountError> {
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    flags.set(MntFlags::MNT_DETACH, lazy);
+    match nix::mount::umount2(mount_point, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => detach_by_helper(mount_point, lazy),
+        Err(Errno::EPERM) => Err(UnmountError::Forbidden(mount_point.to_owned())),
+        Err(Errno::EBUSY) => Err(busy(mount_point)),
+        Err(errno) => Err(UnmountError::System {
+            action: "unmount",
+            path: mount_point.to_owned(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// What of ours is mounted at `path`. Works without looking at the mount itself, whose server may be gone.
+fn find(path: &Path) -> Result<MountEntry, UnmountError> {
+    let system = |action| {
+        move |source| UnmountError::System {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let mounts = mountinfo::read().map_err(system("read the mounts for"))?;
+    let absolute = std::path::absolute(path).map_err(system("resolve"))?;
+    let beside = match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => absolute.clone(),
+    };
+    let followed = || path.canonicalize().ok();
+    [Some(absolute), Some(beside)]
+        .into_iter()
+        .chain(std::iter::once_with(followed))
+        .flatten()
+        .find_map(|path| mountinfo::at(&mounts, &path))
+        .filter(|entry| entry.is_envfs())
+        .cloned()
+        .ok_or_else(|| UnmountError::NotMounted(path.to_owned()))
+}
+
+/// The process that serves `mount_point`, as the leases of this store tell.
+fn server_of(store: &Store, mount_point: &Path) -> Result<Option<(u32, OwnedFd)>, UnmountError> {
+    let pid = lease::list(store)?
+        .into_iter()
+        .find(|lease| lease.kind == LeaseKind::Mount && lease.mount_point == mount_point)
+        .map(|lease| lease.pid);
+    Ok(pid.and_then(|pid| {
+        let raw = i32::try_from(pid).ok()?;
+        // It may end at any moment, which is what is waited for.
+        Some((pid, process::open_pidfd(Pid::from_raw(raw)).ok()?))
+    }))
+}
+
+fn detach_by_helper(mount_point: &Path, lazy: bool) -> Result<(), UnmountError> {
+    let path = mount_point.to_owned();
+    match fusermount::unmount(mount_point, lazy) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(message)) if message.contains("Device or resource busy") => Err(busy(mount_point)),
+        Ok(Err(message)) if message.contains("Operation not permitted") || message.contains("not found in") => {
+            Err(UnmountError::Forbidden(path))
+        }
+        Ok(Err(message)) => Err(UnmountError::Helper { path, message }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(UnmountError::NoHelper),
+        Err(source) => Err(UnmountError::System {
+            action: "start fusermount3 for",
+            path,
+            source,
+        }),
+    }
+}
+
+fn busy(mount_point: &Path) -> UnmountError {
+    UnmountError::Busy {
+        path: mount_point.to_owned(),
+        holders: Vec::new(),
+    }
+}
+
+fn name_holders(error: UnmountError, mount_point: &Path) -> UnmountError {
+    match error {
+        UnmountError::Busy { path, .. } => {
+            let found = holders(mount_point, NAMED_HOLDERS);
+            UnmountError::Busy {
+                path,
+                holders: found
+                    .iter()
+                    .map(|Holder { pid, name }| format!("{name} ({pid})"))
+                    .collect(),
+            }
+        }
+        error => error,
+    }
+}
+
+fn by(holders: &[String]) -> String {
+    match holders {
+        [] => " by processes that this user cannot see".into(),
+        some => format!(" by {}", some.join(", ")),
+    }
+}
