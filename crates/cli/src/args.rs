@@ -1,0 +1,45 @@
+//! The command line: what can be typed, and what `--help` says.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+use crate::context::Global;
+
+/// Python environments that appear in milliseconds, cost no disk, and cannot break each other.
+#[derive(Debug, Parser)]
+#[command(
+    name = "envfs",
+    version,
+    max_term_width = 100,
+    after_help = "An environment (<ENV>) is a signature (its 64 hexadecimal digits, or the first 8 or more of them), \
+                  the path of a lock file (pixi.lock, conda-lock.yml, @EXPLICIT), or the path of an environment.yml.\n\n\
+                  Examples:\n  \
+                  envfs lock -f environment.yml                solve once, write pixi.lock\n  \
+                  envfs build pixi.lock                        fetch and store; prints the signature\n  \
+                  envfs mount 3fb1c2d4 /envs/x                 there in milliseconds\n  \
+                  envfs run 3fb1c2d4 -- python train.py        the same, activated, gone afterwards\n  \
+                  envfs build --base 3fb1c2d4 tqdm             inherit, and pay only for what is added"
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One thing to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Lock(commands::lock::LockArgs),
+    Build(commands::build::BuildArgs),
+    Mount(commands::mount::MountArgs),
+    Umount(commands::umount::UmountArgs),
+    Run(commands::run::RunArgs),
+    Ls(commands::ls::LsArgs),
+    Ps(commands::ps::PsArgs),
+    Show(commands::show::ShowArgs),
+    Diff(commands::diff::DiffArgs),
+    Store(commands::store::StoreArgs),
+    /// Print the version
+    Version,
+}

@@ -1,0 +1,190 @@
+//! `envfs build`: bring everything into the store and say what it is called.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use envfs_solver::{BuildRequest, Built, Network, Subdir, build};
+use envfs_store::digest::Digest;
+use envfs_store::environment::{self, Environment};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+use crate::progress::Bar;
+use crate::resolve::{self, Reference};
+use crate::solving::{SpecArgs, current_subdir};
+
+/// Build an environment into the store and print its signature
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    envfs build pixi.lock\n  \
+    envfs build -f environment.yml\n  \
+    envfs build -c conda-forge 'python=3.12' numpy\n  \
+    envfs build --base 3fb1c2d4 tqdm\n\n\
+    Building twice is cheap: what is in the store is used, and an environment that is there is only named.")]
+pub(crate) struct BuildArgs {
+    /// A lock file, an environment.yml or a signature; or what is wanted, as MatchSpecs
+    #[arg(value_name = "ENV|MATCHSPEC")]
+    what: Vec<String>,
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// The platform [default: this machine's]
+    #[arg(long, value_name = "SUBDIR")]
+    platform: Option<Subdir>,
+    /// Which environment of a lock file that holds several
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    signature: Digest,
+    tree: Digest,
+    base: Option<Digest>,
+    reused: bool,
+    packages: usize,
+    new_packages: usize,
+    new_objects: u64,
+    new_bytes: u64,
+    new_inodes: u64,
+    clashes: usize,
+    seconds: f64,
+}
+
+pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, CliError> {
+    let started = Instant::now();
+    let built = match args.reference()? {
+        Some(Reference::Signature(text)) => found(environment::find(&context.store()?, text)?),
+        Some(Reference::LockFile(path)) => args.build_lock(context, path)?,
+        Some(Reference::SpecFile(path)) => {
+            let spec = SpecArgs {
+                file: Some(path.to_owned()),
+                ..args.spec.clone()
+            };
+            args.build_spec(context, &spec, &[])?
+        }
+        None => args.build_spec(context, &args.spec, &args.what)?,
+    };
+    report(context, &built, started.elapsed().as_secs_f64())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl BuildArgs {
+    /// The environment that the only argument names, unless it is a MatchSpec.
+    fn reference(&self) -> Result<Option<Reference<'_>>, CliError> {
+        if self.what.is_empty() && self.spec.file.is_none() {
+            return Err(CliError::usage(
+                "nothing to build: name a lock file or an environment.yml, or give MatchSpecs",
+            ));
+        }
+        let [only] = self.what.as_slice() else { return Ok(None) };
+        let is_signature = only.len() >= environment::MIN_PREFIX_DIGITS
+            && only
+                .bytes()
+                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+        let is_file =
+            Path::new(only).is_file() || [".yml", ".yaml", ".lock", ".txt"].iter().any(|end| only.ends_with(end));
+        if self.spec.file.is_none() && (is_signature || is_file) {
+            return Reference::parse(only).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn build_lock(&self, context: &Context, path: &Path) -> Result<Built, CliError> {
+        let subdir = self.subdir()?;
+        let packages = resolve::locked_packages(path, self.environment.as_deref(), subdir)?;
+        let base = self
+            .spec
+            .base
+            .as_ref()
+            .map(|base| resolve::environment(context, base))
+            .transpose()?;
+        let request = BuildRequest {
+            packages,
+            subdir,
+            variables: std::collections::BTreeMap::default(),
+            base,
+        };
+        let network = context.network()?;
+        context.block_on(run(context, &network, request))?
+    }
+
+    fn build_spec(&self, context: &Context, spec: &SpecArgs, match_specs: &[String]) -> Result<Built, CliError> {
+        let subdir = self.subdir()?;
+        let wanted = spec.wanted(context, match_specs)?;
+        let network = context.network()?;
+        context.block_on(async {
+            let solution = spec.solve(context, &network, &wanted, subdir, &[]).await?;
+            let request = BuildRequest {
+                packages: solution.into_packages(),
+                subdir,
+                variables: wanted.spec.variables().clone(),
+                base: wanted.base,
+            };
+            run(context, &network, request).await
+        })?
+    }
+
+    fn subdir(&self) -> Result<Subdir, CliError> {
+        self.platform.map_or_else(current_subdir, Ok)
+    }
+}
+
+async fn run(context: &Context, network: &Network, request: BuildRequest) -> Result<Built, CliError> {
+    let bar = Bar::new(context.quiet || context.json);
+    Ok(build(&context.store()?, network, request, &bar).await?)
+}
+
+fn found(environment: Environment) -> Built {
+    Built {
+        environment,
+        reused: true,
+        new_packages: 0,
+        written: envfs_store::ingest::Written::default(),
+        clashes: Vec::new(),
+        link_scripts: Vec::new(),
+    }
+}
+
+fn report(context: &Context, built: &Built, seconds: f64) -> Result<(), CliError> {
+    let environment = &built.environment;
+    let packages = environment.all_packages(&context.store()?)?.len();
+    for clash in &built.clashes {
+        tracing::info!("{}: that of {} hides that of {}", clash.path, clash.winner, clash.loser);
+    }
+    if !built.link_scripts.is_empty() {
+        context.note(&format!(
+            "note: link scripts are not run: {}",
+            built.link_scripts.join(", ")
+        ));
+    }
+    if context.json {
+        return context.print_json(&Report {
+            signature: environment.signature,
+            tree: environment.tree,
+            base: environment.base,
+            reused: built.reused,
+            packages,
+            new_packages: built.new_packages,
+            new_objects: built.written.objects,
+            new_bytes: built.written.bytes,
+            new_inodes: built.written.inodes,
+            clashes: built.clashes.len(),
+            seconds,
+        });
+    }
+    let count = output::count(packages as u64, "package");
+    context.note(&if built.reused {
+        format!("{count}, built before")
+    } else {
+        format!(
+            "{count}, {} new: {} in {} in {seconds:.2} s",
+            built.new_packages,
+            output::bytes(built.written.bytes),
+            output::count(built.written.inodes, "inode"),
+        )
+    });
+    output::line(&environment.signature.to_string())
+}

@@ -1,0 +1,82 @@
+//! `envfs ls`: the environments of the store.
+
+use std::process::ExitCode;
+
+use envfs_store::environment::{self, Environment};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+
+/// List the environments of the store
+#[derive(Debug, clap::Args)]
+pub(crate) struct LsArgs {}
+
+#[derive(Serialize)]
+struct Row {
+    signature: String,
+    subdir: String,
+    base: Option<String>,
+    packages: usize,
+    own_packages: usize,
+    added_bytes: u64,
+    added_inodes: u64,
+    created_unix_s: u64,
+}
+
+pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, CliError> {
+    let store = context.store()?;
+    let mut rows = Vec::new();
+    for environment in environment::list(&store)? {
+        match environment.and_then(|environment| {
+            let packages = environment.all_packages(&store)?.len();
+            Ok(row(&environment, packages))
+        }) {
+            Ok(row) => rows.push(row),
+            // One damaged record must not hide the others.
+            Err(error) => context.note(&format!("warning: {error}")),
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.created_unix_s));
+    if context.json {
+        context.print_json(&rows)?;
+    } else {
+        let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+        output::table(
+            &["SIGNATURE", "PLATFORM", "PACKAGES", "BASE", "ADDED", "INODES", "AGE"],
+            &[2, 4, 5, 6],
+            &cells,
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(environment: &Environment, packages: usize) -> Row {
+    Row {
+        signature: environment.signature.to_string(),
+        subdir: environment.subdir.clone(),
+        base: environment.base.map(|base| base.to_string()),
+        packages,
+        own_packages: environment.packages.len(),
+        added_bytes: environment.added.bytes,
+        added_inodes: environment.added.inodes,
+        created_unix_s: environment.created_unix_s,
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.signature[..16].to_owned(),
+            self.subdir.clone(),
+            self.packages.to_string(),
+            self.base
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |base| base[..16].to_owned()),
+            output::bytes(self.added_bytes),
+            self.added_inodes.to_string(),
+            output::age(self.created_unix_s),
+        ]
+    }
+}

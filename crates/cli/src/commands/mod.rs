@@ -1,0 +1,13 @@
+//! The commands, one file each.
+
+pub(crate) mod build;
+pub(crate) mod diff;
+pub(crate) mod lock;
+pub(crate) mod ls;
+pub(crate) mod mount;
+pub(crate) mod ps;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod store;
+pub(crate) mod umount;
+pub(crate) mod version;

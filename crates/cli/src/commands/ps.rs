@@ -1,0 +1,87 @@
+//! `envfs ps`: what is mounted, where, since when, and whether anybody serves it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use envfs_fuse::status::{self, State, Status};
+use envfs_store::lease::LeaseKind;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+
+/// List the mounted environments and running commands
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "STATE is `serving`, or `dead` where the server was killed: `envfs umount` takes such a mount away.\n\
+    Mounts of other stores are listed with what the kernel knows of them."
+)]
+pub(crate) struct PsArgs {}
+
+#[derive(Serialize)]
+struct Row {
+    /// The whole signature, or as many digits of it as are known.
+    signature: String,
+    mount_point: PathBuf,
+    kind: Option<LeaseKind>,
+    state: &'static str,
+    pid: Option<u32>,
+    uid: Option<u32>,
+    since_unix_s: Option<u64>,
+}
+
+pub(crate) fn execute(context: &Context, _args: &PsArgs) -> Result<ExitCode, CliError> {
+    let rows: Vec<Row> = status::list(&context.store()?)?.into_iter().map(Row::from).collect();
+    if context.json {
+        context.print_json(&rows)?;
+    } else {
+        let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+        output::table(
+            &["SIGNATURE", "KIND", "STATE", "PID", "UID", "AGE", "MOUNT POINT"],
+            &[3, 4, 5],
+            &cells,
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<Status> for Row {
+    fn from(status: Status) -> Self {
+        Self {
+            signature: status
+                .signature
+                .map_or(status.signature_digits, |signature| signature.to_string()),
+            mount_point: status.mount_point,
+            kind: status.kind,
+            state: match status.state {
+                State::Serving => "serving",
+                State::Dead => "dead",
+            },
+            pid: status.pid,
+            uid: status.uid,
+            since_unix_s: status.started_unix_s,
+        }
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        fn or_dash(value: Option<impl ToString>) -> String {
+            value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+        }
+        let kind = self.kind.map(|kind| match kind {
+            LeaseKind::Mount => "mount",
+            LeaseKind::Run => "run",
+        });
+        vec![
+            self.signature.chars().take(16).collect(),
+            or_dash(kind),
+            self.state.to_owned(),
+            or_dash(self.pid),
+            or_dash(self.uid),
+            or_dash(self.since_unix_s.map(output::age)),
+            self.mount_point.display().to_string(),
+        ]
+    }
+}

@@ -1,0 +1,103 @@
+//! `envfs store`: the store itself.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use envfs_store::Usage;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+
+/// Look at the store itself
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Say what the store holds and how much room it takes
+    Info,
+    /// Print where the store is
+    Path,
+    /// Check everything in the store against its digests
+    Verify,
+}
+
+#[derive(Serialize)]
+struct Info {
+    path: std::path::PathBuf,
+    #[serde(flatten)]
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    checked: u64,
+    damaged: Vec<String>,
+}
+
+pub(crate) fn execute(context: &Context, args: &StoreArgs) -> Result<ExitCode, CliError> {
+    match args.command {
+        StoreCommand::Info => info(context),
+        StoreCommand::Path => path(context),
+        StoreCommand::Verify => verify(context),
+    }
+}
+
+fn info(context: &Context) -> Result<ExitCode, CliError> {
+    let store = context.store()?;
+    let usage = store.usage()?;
+    if context.json {
+        context.print_json(&Info {
+            path: store.root().to_owned(),
+            usage,
+        })?;
+    } else {
+        output::line(&format!("path          {}", store.root().display()))?;
+        output::line(&format!("environments  {}", usage.environments))?;
+        output::line(&format!("packages      {}", usage.layers))?;
+        output::line(&format!(
+            "files         {} in {} packs, {} whole",
+            usage.packed_objects, usage.packs, usage.objects
+        ))?;
+        output::line(&format!(
+            "disk          {} in {} inodes",
+            output::bytes(usage.disk_bytes),
+            usage.inodes
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn path(context: &Context) -> Result<ExitCode, CliError> {
+    let path = context.store_path()?;
+    if context.json {
+        context.print_json(&serde_json::json!({ "path": path }))?;
+    } else {
+        output::line(&path.display().to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(context: &Context) -> Result<ExitCode, CliError> {
+    let mut damaged = Vec::new();
+    let checked = context.store()?.verify(&mut |error| damaged.push(error.to_string()))?;
+    let is_sound = damaged.is_empty();
+    if context.json {
+        context.print_json(&Verified { checked, damaged })?;
+    } else {
+        for message in &damaged {
+            output::line(message)?;
+        }
+        context.note(&format!(
+            "{}, {} damaged",
+            output::count(checked, "file"),
+            damaged.len()
+        ));
+    }
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,27 @@
+//! `envfs umount`: a mounted environment goes, and so does its server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use envfs_fuse::unmount;
+
+use crate::context::Context;
+use crate::error::CliError;
+
+/// Unmount an environment and end its server
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    envfs umount /envs/x          returns when the mount is gone and its server has ended\n  \
+    envfs umount /envs/x --lazy   takes it away from new users at once; who uses it may finish")]
+pub(crate) struct UmountArgs {
+    /// Where it is mounted
+    path: PathBuf,
+    /// Detach it even while it is used; its server ends with the last user
+    #[arg(short = 'z', long)]
+    lazy: bool,
+}
+
+pub(crate) fn execute(context: &Context, args: &UmountArgs) -> Result<ExitCode, CliError> {
+    unmount::unmount(&context.store()?, &args.path, args.lazy)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,148 @@
+//! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use envfs_solver::{Network, NetworkOptions};
+use envfs_store::Store;
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::output;
+
+/// What holds for every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The store [default: $XDG_DATA_HOME/envfs/store]
+    #[arg(long, global = true, env = "ENVFS_STORE", value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Use only what is here: the store, cached indexes and file:// channels
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
+    /// Print JSON where something is listed or returned
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Tell more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// The surroundings of a command.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    /// Whether results are printed as JSON.
+    pub(crate) json: bool,
+    /// Whether only results and errors are printed.
+    pub(crate) quiet: bool,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            global,
+        }
+    }
+
+    /// Where the store is.
+    pub(crate) fn store_path(&self) -> Result<PathBuf, CliError> {
+        if let Some(path) = &self.global.store {
+            return Ok(path.clone());
+        }
+        data_home().map(|data| data.join("envfs/store")).ok_or_else(|| {
+            CliError::new("there is no place for the store: neither XDG_DATA_HOME nor HOME is set")
+                .help("say where it is with `--store DIR` or ENVFS_STORE")
+        })
+    }
+
+    /// The store, made where there is none.
+    pub(crate) fn store(&self) -> Result<Store, CliError> {
+        Ok(Store::open(&self.store_path()?)?)
+    }
+
+    /// The way to channels: configured by the files that pixi, rattler and conda share.
+    pub(crate) fn network(&self) -> Result<Network, CliError> {
+        let root = std::env::current_dir()
+            .map_err(|error| CliError::new("the current directory cannot be found").because(error.to_string()))?;
+        let cache = cache_home().unwrap_or_else(std::env::temp_dir).join("envfs");
+        let mut options = NetworkOptions::new(cache, root);
+        options.is_offline = self.global.offline;
+        options.credential_files = credential_files();
+        options.netrc = variable("NETRC")
+            .map(PathBuf::from)
+            .or_else(|| Some(home()?.join(".netrc")));
+        options.config_files = config_files();
+        options.channel_alias = variable("CONDA_CHANNEL_ALIAS");
+        options.first_retry_pause = Duration::from_millis(500);
+        Ok(Network::new(options)?)
+    }
+
+    /// Runs asynchronous work to its end; its threads end with it.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        Ok(runtime.block_on(work))
+    }
+
+    /// Prints a result as JSON.
+    pub(crate) fn print_json(&self, value: &impl Serialize) -> Result<(), CliError> {
+        output::json(value)
+    }
+
+    /// Tells the person at the terminal something that is no result.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            output::note(text);
+        }
+    }
+}
+
+/// A variable of the process's environment, if it is set to something.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn home() -> Option<PathBuf> {
+    variable("HOME").map(PathBuf::from)
+}
+
+/// A directory of the XDG base directory specification.
+fn xdg(name: &str, default: &str) -> Option<PathBuf> {
+    variable(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| Some(home()?.join(default)))
+}
+
+fn data_home() -> Option<PathBuf> {
+    xdg("XDG_DATA_HOME", ".local/share")
+}
+
+fn cache_home() -> Option<PathBuf> {
+    xdg("XDG_CACHE_HOME", ".cache")
+}
+
+/// Where the ecosystem's tools keep credentials, the first to be asked first.
+fn credential_files() -> Vec<PathBuf> {
+    let named = variable("RATTLER_AUTH_FILE").map(PathBuf::from);
+    let usual = home().map(|home| home.join(".rattler/credentials.json"));
+    named.into_iter().chain(usual).collect()
+}
+
+/// The configuration files that are read, the more specific ones later.
+fn config_files() -> Vec<PathBuf> {
+    let mut files = vec![
+        PathBuf::from("/etc/pixi/config.toml"),
+        PathBuf::from("/etc/envfs/config.toml"),
+    ];
+    files.extend(home().map(|home| home.join(".pixi/config.toml")));
+    if let Some(config) = xdg("XDG_CONFIG_HOME", ".config") {
+        files.push(config.join("pixi/config.toml"));
+        files.push(config.join("envfs/config.toml"));
+    }
+    files
+}

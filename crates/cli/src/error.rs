@@ -1,0 +1,197 @@
+//! What a person is told when something cannot be done: what, why, and what to do about it.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use envfs_solver::{BuildError, ChannelError, SolveError};
+use envfs_store::environment::FindError;
+use envfs_store::view::PrefixError;
+
+/// A failure, in words.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    message: String,
+    causes: Vec<String>,
+    help: Vec<String>,
+    exit_code: u8,
+    is_silent: bool,
+}
+
+impl CliError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            causes: Vec::new(),
+            help: Vec::new(),
+            exit_code: 1,
+            is_silent: false,
+        }
+    }
+
+    /// The request itself makes no sense: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            exit_code: 2,
+            ..Self::new(message)
+        }
+    }
+
+    /// Everything was said already, by a process that this one started.
+    pub(crate) fn silent(exit_code: u8) -> Self {
+        Self {
+            exit_code,
+            is_silent: true,
+            ..Self::new("")
+        }
+    }
+
+    pub(crate) fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
+
+    /// Prints the error and says how to exit.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.is_silent {
+            // Nobody is left to be told that standard error is closed.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), self.text().as_bytes());
+        }
+        ExitCode::from(self.exit_code)
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.message);
+        let mut line = |head: &str, body: &str| {
+            let _ = writeln!(text, "  {head}: {}", body.replace('\n', "\n    "));
+        };
+        for cause in &self.causes {
+            line("because", cause);
+        }
+        for help in &self.help {
+            line("help", help);
+        }
+        text
+    }
+
+    fn of(error: &dyn Error) -> Self {
+        let mut this = Self::new(error.to_string());
+        let mut source = error.source();
+        while let Some(cause) = source {
+            this.causes.push(cause.to_string());
+            source = cause.source();
+        }
+        this
+    }
+}
+
+macro_rules! from_errors {
+    ($($error:ty),+ $(,)?) => {
+        $(impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                Self::of(&error)
+            }
+        })+
+    };
+}
+
+from_errors!(
+    ChannelError,
+    envfs_fuse::mount::MountError,
+    envfs_fuse::run::RunError,
+    envfs_fuse::server::ServerError,
+    envfs_fuse::unmount::UnmountError,
+    envfs_solver::LockError,
+    envfs_solver::NetworkError,
+    envfs_solver::PackageError,
+    envfs_solver::ParseExcludeNewerError,
+    envfs_solver::SpecError,
+    envfs_solver::UnknownSubdir,
+    envfs_solver::VirtualPackageError,
+);
+
+impl From<envfs_store::Error> for CliError {
+    fn from(error: envfs_store::Error) -> Self {
+        let this = Self::of(&error);
+        match &error {
+            _ if envfs_store::ingest::is_disk_full(&error) => {
+                this.help("free some space, or use a store on another disk with `--store DIR`; nothing is half-written")
+            }
+            envfs_store::Error::NewerFormat { .. } => {
+                this.help("update envfs, or use another store with `--store DIR`")
+            }
+            _ => this,
+        }
+    }
+}
+
+impl From<FindError> for CliError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Store(error) => error.into(),
+            FindError::NotASignature(_) => Self::of(&error).help("`envfs ls` lists the environments of the store"),
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<PrefixError> for CliError {
+    fn from(error: PrefixError) -> Self {
+        match error {
+            PrefixError::Store(error) => error.into(),
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<BuildError> for CliError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Store(error) => error.into(),
+            BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
+            BuildError::Link(envfs_solver::LinkError::Store(error)) => error.into(),
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<SolveError> for CliError {
+    fn from(error: SolveError) -> Self {
+        let mut this = Self::of(&error);
+        if let SolveError::Unsatisfiable { help, .. } = error {
+            this.help = help;
+        }
+        this
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            // Whoever read our output has seen enough.
+            return Self::silent(0);
+        }
+        Self::of(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_below_the_first_are_indented() {
+        let error = CliError::new("no solution")
+            .because("a needs b\nb needs c")
+            .help("ask for less");
+        assert_eq!(
+            error.text(),
+            "error: no solution\n  because: a needs b\n    b needs c\n  help: ask for less\n"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! What people type. The only crate that prints, reads the environment, or exits; it decides nothing that a library
+//! could decide.
+
+mod activate;
+mod args;
+mod context;
+mod error;
+mod output;
+mod progress;
+mod resolve;
+mod solving;
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+use crate::context::{Context, Global};
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(&arguments.global);
+    let context = Context::new(arguments.global);
+    match dispatch(&context, &arguments.command) {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    }
+}
+
+fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Lock(args) => commands::lock::execute(context, args),
+        Command::Build(args) => commands::build::execute(context, args),
+        Command::Mount(args) => commands::mount::execute(context, args),
+        Command::Umount(args) => commands::umount::execute(context, args),
+        Command::Run(args) => commands::run::execute(context, args),
+        Command::Ls(args) => commands::ls::execute(context, args),
+        Command::Ps(args) => commands::ps::execute(context, args),
+        Command::Show(args) => commands::show::execute(context, args),
+        Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Store(args) => commands::store::execute(context, args),
+        Command::Version => commands::version::execute(context),
+    }
+}
+
+/// What libraries have to tell goes to standard error, where `-v` or `ENVFS_LOG` asks for it.
+fn start_log(global: &Global) {
+    let default = match global.verbose {
+        0 => "error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ENVFS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(global.verbose > 1)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,84 @@
+//! What `<ENV>` stands for: a signature, a lock file or a spec file.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedPackage, Subdir};
+use envfs_store::environment::{self, Environment};
+
+use crate::context::Context;
+use crate::error::CliError;
+
+/// A text that stands for an environment.
+pub(crate) enum Reference<'a> {
+    Signature(&'a str),
+    LockFile(&'a Path),
+    SpecFile(&'a Path),
+}
+
+impl<'a> Reference<'a> {
+    /// Tells what `text` stands for. A file that exists is a file, even if it is called like a signature.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, CliError> {
+        let path = Path::new(text);
+        if path.is_file() {
+            let content = std::fs::read_to_string(path)
+                .map_err(|error| CliError::new(format!("cannot read `{text}`")).because(error.to_string()))?;
+            return Ok(if Lock::is_lock(&content) {
+                Self::LockFile(path)
+            } else {
+                Self::SpecFile(path)
+            });
+        }
+        let looks_like_a_file = text.contains(['/', '.']);
+        if looks_like_a_file {
+            return Err(CliError::new(format!("there is no file `{text}`")).help(
+                "an environment is a signature, a lock file or an environment.yml; `envfs ls` lists what is built",
+            ));
+        }
+        Ok(Self::Signature(text))
+    }
+}
+
+/// The environment that `text` stands for, built if it is not.
+///
+/// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
+pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
+    match Reference::parse(text)? {
+        Reference::Signature(text) => Ok(environment::find(&context.store()?, text)?),
+        Reference::LockFile(_) | Reference::SpecFile(_) => {
+            let signature = build_in_child(context, text)?;
+            Ok(environment::find(&context.store()?, &signature)?)
+        }
+    }
+}
+
+/// The packages of a lock file for a platform.
+pub(crate) fn locked_packages(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<Vec<LockedPackage>, CliError> {
+    let lock = Lock::read(path)?;
+    Ok(lock.packages(name.unwrap_or(DEFAULT_ENVIRONMENT), subdir)?)
+}
+
+fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
+    let program = std::env::current_exe()?;
+    let mut command = Command::new(program);
+    command.arg("--store").arg(context.store_path()?);
+    if context.global.offline {
+        command.arg("--offline");
+    }
+    if context.quiet {
+        command.arg("--quiet");
+    }
+    command.args((0..context.global.verbose).map(|_| "--verbose"));
+    let output = command
+        .arg("build")
+        .arg("--")
+        .arg(text)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+        return Err(CliError::silent(code.unwrap_or(1)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
