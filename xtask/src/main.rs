@@ -1,0 +1,92 @@
+//! `cargo xtask <command>`: everything that is done *to* this repository, as one program.
+//!
+//! This room only dispatches. Each command has its own file. Nothing here links a crate of the product: the commands
+//! drive `cargo`, the `envfs` binary and the system's own tools, as a person would.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task runner talks to the person who runs it"
+)]
+
+mod bench;
+mod channel;
+mod demo;
+mod envfs;
+mod sh;
+mod system;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the envfs repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build envfs and show its main job on real packages: two environments, one inheriting the other, mounted and used.
+    Demo {
+        /// Use the channel made by `cargo xtask channel` even where a public channel can be reached.
+        #[arg(long)]
+        local_channel: bool,
+    },
+    /// Run every check: formatting, lints, tidy, and the tests of the whole workspace.
+    Test,
+    /// Check the rules of this house that no other tool checks.
+    Tidy,
+    /// Make a local conda channel from Debian's CPython and PyPI's wheels.
+    Channel {
+        /// Where to put it [default: target/channel].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Install everything into a throw-away prefix afterwards, and use it.
+        #[arg(long)]
+        check: bool,
+        /// Make it again even if it is complete and up to date (downloads stay cached).
+        #[arg(long)]
+        force: bool,
+    },
+    /// Measure install latency of envfs beside the tools people use today, and write the tables.
+    Bench {
+        /// Three rounds instead of nine, for a look.
+        #[arg(long)]
+        quick: bool,
+        /// Where to write the figures as JSON [default: the markdown file's name with .json].
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Where to write the markdown table.
+        #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
+        out: PathBuf,
+        /// Only these contenders (comma-separated; envfs is always measured).
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        only: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo { local_channel } => demo::run(local_channel),
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
+        Task::Channel { out, check, force } => channel::run(out, check, force),
+        Task::Bench { quick, json, out, only } => bench::run(&bench::Options { quick, json, out, only }),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
