@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use sha2::Digest as _;
 
@@ -17,6 +19,11 @@ use crate::error::{Error, IoContext, Result};
 use crate::pack::{MIN_WHOLE_BYTES, PackWriter};
 use crate::store::{Location, Store};
 use crate::workspace::Workspace;
+
+/// The pages of a mapped object of more bytes are given back this often while it is searched. A search reads up to 2 GB/s:
+/// some 20 MB come in between.
+const MIN_TRIMMED_BYTES: usize = 32 * 1024 * 1024;
+const TRIM_INTERVAL: Duration = Duration::from_millis(10);
 
 /// New objects on their way into the store.
 pub struct Ingest<'a> {
@@ -241,6 +248,35 @@ impl Content {
         // write to it any more.
         let map = unsafe { memmap2::Mmap::map(&file) }.at("map", path)?;
         Ok(Self::Mapped(map))
+    }
+
+    /// Calls `work` with all bytes, of which few stay in memory: the pages of a mapped file count as this process's
+    /// from their first use on, and a search through a large file would have them all.
+    pub fn scan<T>(&self, work: impl FnOnce(&[u8]) -> T) -> T {
+        let map = match self {
+            Self::Mapped(map) if map.len() > MIN_TRIMMED_BYTES => map,
+            _ => return work(self),
+        };
+        std::thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                while is_done.recv_timeout(TRIM_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    #[expect(
+                        unsafe_code,
+                        reason = "giving pages back is unsafe: those of private memory would be lost"
+                    )]
+                    // SAFETY: the map is read-only and of a file that nobody changes, so that a page that is used again
+                    // comes back with the same bytes.
+                    let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+                    if advised.is_err() {
+                        return; // then the search needs more memory, and is right all the same
+                    }
+                }
+            });
+            let result = work(map);
+            drop(done);
+            result
+        })
     }
 }
 

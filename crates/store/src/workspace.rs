@@ -1,11 +1,15 @@
 //! A directory for the drafts of one process, swept by others once it is gone.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::durable;
 use crate::error::{IoContext, Result};
 use crate::lock::FileLock;
 use crate::store::Store;
+
+/// A draft outside of every workspace is that of the format file, which takes one sync: an older one is abandoned.
+const DRAFT_LIFE: Duration = Duration::from_secs(60);
 
 /// A directory for the drafts of one process, swept by others once it is gone.
 #[derive(Debug)]
@@ -53,18 +57,56 @@ impl Drop for Workspace {
     }
 }
 
-/// Removes the workspaces whose processes are gone.
+/// Removes what processes that are gone have left: workspaces, lock files that nobody holds or awaits, and drafts of the
+/// format file.
 fn sweep(tmp: &Path) -> Result<()> {
     for path in crate::store::list(tmp)? {
-        let is_workspace = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("work-"));
-        if !is_workspace {
-            continue;
-        }
-        if let Ok(Some(_lock)) = FileLock::try_exclusive(&path.join("lock")) {
-            durable::remove_tree(&path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("work-") {
+            if let Ok(Some(_lock)) = FileLock::try_exclusive(&path.join("lock")) {
+                durable::remove_tree(&path)?;
+            }
+        } else if name.ends_with(".lock") {
+            // Who takes such a lock removes its file in the end.
+            drop(FileLock::try_transient(&path));
+        } else if name.starts_with("draft-") && is_older(&path, DRAFT_LIFE) {
+            durable::remove(&path)?;
         }
     }
     Ok(())
+}
+
+/// Whether the file has not been changed for so long.
+fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_dead_leave_is_swept_and_what_the_living_hold_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let tmp = store.path("tmp");
+        let living = Workspace::create(&store).unwrap();
+        let held = store.reserve("held").unwrap();
+        std::fs::create_dir(tmp.join("work-dead")).unwrap();
+        for abandoned in ["work-dead/lock", "work-dead/draft-1-1", "layer-00.lock", "draft-1-2"] {
+            std::fs::write(tmp.join(abandoned), "").unwrap();
+        }
+        let fresh = std::fs::File::create(tmp.join("draft-1-3")).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * DRAFT_LIFE;
+        std::fs::File::open(tmp.join("draft-1-2"))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        drop(Workspace::create(&store).unwrap());
+        let mut left: Vec<_> = crate::store::list(&tmp).unwrap();
+        left.retain(|path| path != living.path());
+        assert_eq!(left, [tmp.join("draft-1-3"), tmp.join("held.lock")]);
+        drop((fresh, held));
+    }
 }

@@ -140,12 +140,13 @@ impl Contents {
             path: error.path,
             reason: error.reason.to_owned(),
         })?;
-        let mtime_s = entry.header().mtime().map_err(|source| self.unreadable(source))?;
-        let mtime_s = i64::try_from(mtime_s).unwrap_or(MIN_MTIME_S).max(MIN_MTIME_S);
+        let rounded_s = entry.header().mtime().map_err(|source| self.unreadable(source))?;
+        let rounded_s = i64::try_from(rounded_s).unwrap_or(MIN_MTIME_S).max(MIN_MTIME_S);
         if let Some(info) = path.as_bytes().strip_prefix(b"info/") {
             let info = String::from_utf8_lossy(info).into_owned();
-            return self.read_info(&mut entry, &info, mtime_s);
+            return self.read_info(&mut entry, &info, rounded_s);
         }
+        let mtime_s = exact_mtime_s(&mut entry).map_or(rounded_s, |mtime_s| mtime_s.max(MIN_MTIME_S));
         let kind = match kind {
             EntryType::Directory => FoundKind::Directory,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
@@ -239,4 +240,16 @@ impl Contents {
             source,
         }
     }
+}
+
+/// The whole seconds of the time that a pax header tells, if there is one (pax of POSIX.1-2017, "mtime").
+///
+/// Writers that know fractions of a second round them in the plain header, as Python's `tarfile` does. Bytecode was
+/// compiled against the time before the point: a file that is a second younger makes it stale.
+fn exact_mtime_s<R: Read>(entry: &mut tar::Entry<'_, R>) -> Option<i64> {
+    let extensions = entry.pax_extensions().ok()??;
+    let mtime = extensions
+        .filter_map(Result::ok)
+        .find(|extension| extension.key_bytes() == b"mtime")?;
+    mtime.value().ok()?.split('.').next()?.parse().ok()
 }

@@ -63,7 +63,11 @@ fn entry(
                 executable: *executable,
                 placeholder: match listed.prefix_placeholder {
                     None => None,
-                    Some(announced) => Some(find_placeholder(announced, &ingest.content(stored)?)),
+                    Some(announced) => Some(
+                        ingest
+                            .content(stored)?
+                            .scan(|content| find_placeholder(announced, content)),
+                    ),
                 },
             })
         }

@@ -318,3 +318,26 @@ fn packages_from_before_paths_json_are_read() {
     assert_eq!(layer.entries[1].kind, EntryKind::Symlink(b"etc/a.conf".to_vec()));
     assert_eq!(layer.entries[1].path.to_string(), Path::new("link").to_string_lossy());
 }
+
+#[test]
+fn times_are_those_before_the_point() {
+    let file: [(&str, &[u8], Option<&str>); 1] = [("lib/a.py", b"a", None)];
+    let json = paths_json(&file);
+    let mut tar = tar::Builder::new(Vec::new());
+    // As Python's tarfile writes 1700000000.9: exact in the pax header, rounded in the plain one.
+    tar.append_pax_extensions([("mtime", b"1700000000.9".as_slice())])
+        .unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("lib/a.py").unwrap();
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.set_mtime(1_700_000_001);
+    header.set_cksum();
+    tar.append(&header, b"a".as_slice()).unwrap();
+    let info = [
+        Raw::file("info/index.json", index_json()),
+        Raw::file("info/paths.json", json.as_bytes()),
+    ];
+    let (layer, _store) = ingest(&conda(&tar.into_inner().unwrap(), &tar_of(&info)));
+    assert_eq!(layer.unwrap().entries[0].mtime_s, 1_700_000_000);
+}
