@@ -1,0 +1,13 @@
+//! The whole product against the world: other installers' results, hostile input, crashes, crowds, and real programs.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod bad_input;
+mod crash;
+mod crowd;
+mod inherit;
+mod known;
+mod mounted;
+mod oracle;
+mod parity;
+mod prefix;

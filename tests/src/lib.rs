@@ -1,0 +1,16 @@
+//! What all integration tests share: the built program, packages and channels made by hand, the optional real data, and the
+//! installer that we must agree with. Knows the command line and the store's reader; nothing of how packages are solved.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::print_stderr, reason = "a test that skips says so loudly")]
+
+pub mod cases;
+pub mod channel;
+pub mod data;
+pub mod large;
+pub mod mounted;
+pub mod package;
+pub mod program;
+pub mod reference;
+pub mod seen;
+pub mod user;
