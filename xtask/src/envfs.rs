@@ -77,11 +77,6 @@ impl Envfs {
         Self { binary, store }
     }
 
-    /// The same binary on another store.
-    pub(crate) fn on_store(&self, store: PathBuf) -> Self {
-        Self { store, ..self.clone() }
-    }
-
     pub(crate) fn store(&self) -> &Path {
         &self.store
     }

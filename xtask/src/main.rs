@@ -13,6 +13,7 @@ mod channel;
 mod demo;
 mod envfs;
 mod sh;
+mod specs;
 mod system;
 mod test;
 mod tidy;
@@ -42,6 +43,15 @@ enum Task {
     Test,
     /// Check the rules of this house that no other tool checks.
     Tidy,
+    /// Read and lock the specifications of well-known projects, and write a table of what became of each.
+    Specs {
+        /// Where to write it.
+        #[arg(long, value_name = "FILE", default_value = "docs/specs.md")]
+        out: PathBuf,
+        /// The envfs to use [default: this repository's, built now].
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+    },
     /// Make a local conda channel from Debian's CPython and PyPI's wheels.
     Channel {
         /// Where to put it [default: target/channel].
@@ -54,21 +64,8 @@ enum Task {
         #[arg(long)]
         force: bool,
     },
-    /// Measure install latency of envfs beside the tools people use today, and write the tables.
-    Bench {
-        /// Three rounds instead of nine, for a look.
-        #[arg(long)]
-        quick: bool,
-        /// Where to write the figures as JSON [default: the markdown file's name with .json].
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        /// Where to write the markdown table.
-        #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
-        out: PathBuf,
-        /// Only these contenders (comma-separated; envfs is always measured).
-        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-        only: Vec<String>,
-    },
+    /// Measure envfs beside the tools people use today, and write the tables.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,8 +73,9 @@ fn main() -> ExitCode {
         Task::Demo { local_channel } => demo::run(local_channel),
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
+        Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
-        Task::Bench { quick, json, out, only } => bench::run(&bench::Options { quick, json, out, only }),
+        Task::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,26 +1,13 @@
-//! The figures of one contender: samples, medians, spread. It knows no contender.
+//! The arithmetic: samples by round, medians, quartiles, ratios of what was measured in the same round. It knows no
+//! contender and no measure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::measures::Measure;
+/// The samples of one figure, by the round that gave them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Samples(BTreeMap<usize, f64>);
 
-/// What one contender gave.
-pub(super) struct Column {
-    pub(super) name: String,
-    /// One line on what it does.
-    pub(super) about: &'static str,
-    /// Where in the table it stands.
-    pub(super) position: usize,
-    /// How a person repeats it: what, and the command.
-    pub(super) commands: Vec<(Measure, String)>,
-    /// Why it is missing, if it is.
-    missing: Option<String>,
-    /// Milliseconds, or counts.
-    samples: BTreeMap<Measure, Vec<f64>>,
-}
-
-/// The distribution of one measure.
+/// The distribution of samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -29,48 +16,37 @@ pub(super) struct Spread {
     pub(super) third_quartile: f64,
 }
 
-impl Column {
-    pub(super) fn new(name: &str, about: &'static str, position: usize) -> Self {
-        Self {
-            name: name.to_owned(),
-            about,
-            position,
-            commands: Vec::new(),
-            missing: None,
-            samples: BTreeMap::new(),
-        }
+impl Samples {
+    pub(super) fn add(&mut self, round: usize, value: f64) {
+        self.0.insert(round, value);
     }
 
-    pub(super) fn add_time(&mut self, measure: Measure, took: Duration) {
-        self.samples.entry(measure).or_default().push(took.as_secs_f64() * 1e3);
+    pub(super) fn values(&self) -> Vec<f64> {
+        self.0.values().copied().collect()
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^53")]
-    pub(super) fn add(&mut self, measure: Measure, count: u64) {
-        self.samples.entry(measure).or_default().push(count as f64);
+    /// None without samples.
+    pub(super) fn spread(&self) -> Option<Spread> {
+        spread(&self.values())
     }
 
-    /// Takes it out of the table: half a series is none.
-    pub(super) fn fail(&mut self, reason: &str) {
-        self.samples.clear();
-        self.missing = Some(reason.to_owned());
+    /// The distribution of the ratios to what another gave in the same rounds; a slow minute of the machine falls on both.
+    pub(super) fn ratios(&self, to: &Self) -> Option<Spread> {
+        self.paired(to, |mine, theirs| (theirs > 0.0).then_some(mine / theirs))
     }
 
-    pub(super) fn missing(&self) -> Option<&str> {
-        self.missing.as_deref()
+    /// The distribution of the differences to what another gave in the same rounds.
+    pub(super) fn differences(&self, to: &Self) -> Option<Spread> {
+        self.paired(to, |mine, theirs| Some(mine - theirs))
     }
 
-    /// Its name and why it is missing, on one line.
-    pub(super) fn reason(&self) -> String {
-        format!("{}: {}", self.name, self.missing.as_deref().unwrap_or("takes part"))
-    }
-
-    pub(super) fn samples(&self, measure: Measure) -> &[f64] {
-        self.samples.get(&measure).map_or(&[], Vec::as_slice)
-    }
-
-    pub(super) fn spread(&self, measure: Measure) -> Option<Spread> {
-        spread(self.samples(measure))
+    fn paired(&self, to: &Self, of: fn(f64, f64) -> Option<f64>) -> Option<Spread> {
+        let pairs = self.0.iter().filter_map(|(round, mine)| Some((mine, to.0.get(round)?)));
+        spread(
+            &pairs
+                .filter_map(|(mine, theirs)| of(*mine, *theirs))
+                .collect::<Vec<_>>(),
+        )
     }
 }
 
@@ -100,6 +76,10 @@ fn quantile(sorted: &[f64], quarters: usize) -> f64 {
 mod tests {
     use super::*;
 
+    fn samples(values: &[(usize, f64)]) -> Samples {
+        Samples(values.iter().copied().collect())
+    }
+
     #[test]
     fn spread_of_known_samples() {
         let expected = Spread {
@@ -114,11 +94,15 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_contender_has_no_figures() {
-        let mut column = Column::new("x", "", 0);
-        column.add(Measure::Inodes, 3);
-        column.fail("broke");
-        assert_eq!(column.spread(Measure::Inodes), None);
-        assert_eq!(column.reason(), "x: broke");
+    fn ratios_and_differences_pair_the_rounds() {
+        // The machine was ten times slower in the second round: the ratio does not see it.
+        let (mine, theirs) = (
+            samples(&[(0, 2.0), (1, 20.0), (7, 9.0)]),
+            samples(&[(0, 1.0), (1, 10.0), (2, 1.0)]),
+        );
+        let ratios = mine.ratios(&theirs).unwrap();
+        assert_eq!((ratios.min, ratios.median, ratios.third_quartile), (2.0, 2.0, 2.0));
+        assert_eq!(mine.differences(&theirs).unwrap().median, 5.5);
+        assert_eq!(mine.ratios(&samples(&[(0, 0.0)])), None);
     }
 }

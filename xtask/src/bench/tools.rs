@@ -1,22 +1,138 @@
-//! The tools of today, from PyPI, in a virtual environment of the bench's own.
+//! The tools of today: from PyPI, crates.io and Debian, in a directory of the bench's own. It says what it installs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{sh, system};
 
-/// Which versions are compared.
-const TOOLS: [&str; 2] = ["py-rattler==0.28.0", "uv==0.13.9"];
+/// Which versions from PyPI are compared.
+const PYPI: [&str; 2] = ["py-rattler==0.28.0", "uv==0.13.9"];
 
-/// Sees to it that the tools are there, and returns the directory of their programs.
-///
-/// # Errors
-/// When the virtual environment cannot be made, or PyPI not be reached.
-pub(super) fn ensure(directory: &Path) -> Result<PathBuf> {
+/// composefs's command: Debian 12 has none.
+const COMPOSEFS: Crate = Crate {
+    name: "composefs-ctl",
+    version: "0.9.4",
+    features: "pre-6.15",
+    program: "cfsctl",
+};
+
+/// rattler's command, for its mount.
+const RATTLER: Crate = Crate {
+    name: "rattler-bin",
+    version: "0.5.14",
+    features: "rustls,mount",
+    program: "rattler",
+};
+
+/// The Debian packages of the programs that the bench itself runs.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("strace", "strace"),
+    ("mkfs.erofs", "erofs-utils"),
+    ("mksquashfs", "squashfs-tools"),
+    ("fusermount3", "fuse3"),
+    ("mount", "mount"),
+];
+
+/// Where the tools are, or why they are not.
+pub(super) struct Tools {
+    pypi: Result<PathBuf, String>,
+    composefs: Result<PathBuf, String>,
+    rattler: Result<PathBuf, String>,
+    /// What is compared, for the report.
+    pub(super) versions: Vec<String>,
+}
+
+struct Crate {
+    name: &'static str,
+    version: &'static str,
+    /// Only these, instead of the default ones.
+    features: &'static str,
+    program: &'static str,
+}
+
+impl Tools {
+    /// Sees to it that they are there; `with_slow_builds` also those that take many minutes to build.
+    ///
+    /// # Errors
+    /// When a program of Debian's, without which nothing can be measured, cannot be installed.
+    pub(super) fn ensure(directory: &Path, with_slow_builds: bool) -> Result<Self> {
+        system::ensure_programs(&PROGRAMS)?;
+        let rattler = if RATTLER.path(directory).exists() || with_slow_builds {
+            system::ensure_programs(&[("cmake", "cmake")]).and_then(|()| RATTLER.ensure(directory))
+        } else {
+            Err(anyhow!(
+                "not built here, its build takes many minutes: `cargo xtask bench --all` does it"
+            ))
+        };
+        let said = |outcome: Result<PathBuf>| outcome.map_err(|error| format!("{error:#}"));
+        let mut versions: Vec<String> = PYPI.map(|pin| pin.replace("==", " ")).into();
+        versions.push(format!("{} {}", COMPOSEFS.name, COMPOSEFS.version));
+        versions.push(format!("{} {}", RATTLER.name, RATTLER.version));
+        for (program, _) in &PROGRAMS[1..3] {
+            versions.extend(version_of(program));
+        }
+        Ok(Self {
+            pypi: said(ensure_pypi(directory)),
+            composefs: said(COMPOSEFS.ensure(directory)),
+            rattler: said(rattler),
+            versions,
+        })
+    }
+
+    /// A program of the tools from PyPI.
+    pub(super) fn pypi(&self, program: &str) -> Result<PathBuf> {
+        Ok(given(&self.pypi)?.join(program))
+    }
+
+    pub(super) fn composefs(&self) -> Result<PathBuf> {
+        given(&self.composefs)
+    }
+
+    pub(super) fn rattler(&self) -> Result<PathBuf> {
+        given(&self.rattler)
+    }
+}
+
+fn given(outcome: &Result<PathBuf, String>) -> Result<PathBuf> {
+    outcome.clone().map_err(|reason| anyhow!("{reason}"))
+}
+
+impl Crate {
+    fn path(&self, directory: &Path) -> PathBuf {
+        directory.join("crates").join(self.name).join("bin").join(self.program)
+    }
+
+    /// Builds it with cargo, unless it is there.
+    fn ensure(&self, directory: &Path) -> Result<PathBuf> {
+        let path = self.path(directory);
+        if path.exists() {
+            return Ok(path);
+        }
+        sh::say(&format!(
+            "building {} {} from crates.io (minutes, once)",
+            self.name, self.version
+        ));
+        let scratch = directory.join("crates/target");
+        let mut install = sh::cargo();
+        install.args(["install", "--quiet", "--locked", "--version", self.version, self.name]);
+        install.args(["--no-default-features", "--features", self.features]);
+        install.arg("--root").arg(directory.join("crates").join(self.name));
+        sh::run_quiet(install.arg("--target-dir").arg(&scratch))?;
+        fs::remove_dir_all(&scratch).with_context(|| format!("cannot clear {}", scratch.display()))?;
+        if !path.exists() {
+            bail!("{} has no program {}", self.name, self.program);
+        }
+        Ok(path)
+    }
+}
+
+/// A virtual environment with the tools from PyPI; the directory of its programs.
+fn ensure_pypi(directory: &Path) -> Result<PathBuf> {
     let venv = directory.join("venv");
     let stamp = venv.join("tools.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == TOOLS.join("\n")) {
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == PYPI.join("\n")) {
         return Ok(venv.join("bin"));
     }
     system::ensure_programs(&[("python3", "python3")])?;
@@ -26,15 +142,27 @@ pub(super) fn ensure(directory: &Path) -> Result<PathBuf> {
     }
     sh::say(&format!(
         "installing {} from PyPI into {}",
-        TOOLS.join(" "),
+        PYPI.join(" "),
         venv.display()
     ));
     sh::run_quiet(sh::command("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     let mut pip = sh::command(venv.join("bin/python"));
     sh::run_quiet(
         pip.args(["-m", "pip", "install", "--quiet", "--only-binary=:all:"])
-            .args(TOOLS),
+            .args(PYPI),
     )?;
-    std::fs::write(&stamp, TOOLS.join("\n")).context("noting the tools' versions")?;
+    fs::write(&stamp, PYPI.join("\n")).context("noting the tools' versions")?;
     Ok(venv.join("bin"))
+}
+
+/// The version that a program of Debian's says, if it says one.
+fn version_of(program: &str) -> Option<String> {
+    let flag = if program == "mksquashfs" { "-version" } else { "-V" };
+    let output = sh::command(program).arg(flag).output().ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    let first = String::from_utf8_lossy(&said).lines().next()?.trim().to_owned();
+    let version = first
+        .split(' ')
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(format!("{program} {version}"))
 }
