@@ -29,8 +29,8 @@ fn specifications() {
         ),
         ("dependencies: good\n", ["environment.yml:1:15", "environment.yml"]),
         (
-            "dependencies:\n  - good\n  - pip:\n    - requests\n",
-            ["environment.yml:3", "a pip: section is not supported yet"],
+            "dependencies:\n  - good\n  - pip:\n    - requests=2\n",
+            ["environment.yml:4", "pinned with '=='"],
         ),
     ] {
         let file = envfs.write("environment.yml", text);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod bad_input;
+mod bytecode;
 mod crash;
 mod crowd;
 mod inherit;
@@ -11,3 +12,4 @@ mod mounted;
 mod oracle;
 mod parity;
 mod prefix;
+mod writable;

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use envfs_fuse::run::Command;
+use envfs_fuse::Command;
 use envfs_store::tree::NodeKind;
 use envfs_store::view::View;
 

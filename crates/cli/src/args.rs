@@ -12,7 +12,8 @@ use crate::context::Global;
     version,
     max_term_width = 100,
     after_help = "An environment (<ENV>) is a signature (its 64 hexadecimal digits, or the first 8 or more of them), \
-                  the path of a lock file (pixi.lock, conda-lock.yml, @EXPLICIT), or the path of an environment.yml.\n\n\
+                  the path of a lock file (pixi.lock, conda-lock.yml, @EXPLICIT, pylock.toml, poetry.lock, uv.lock), or the \
+                  path of a spec (environment.yml, requirements.txt, pyproject.toml).\n\n\
                   Examples:\n  \
                   envfs lock -f environment.yml                solve once, write pixi.lock\n  \
                   envfs build pixi.lock                        fetch and store; prints the signature\n  \
@@ -32,8 +33,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Build(commands::build::BuildArgs),
+    Export(commands::export::ExportArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
+    Commit(commands::commit::CommitArgs),
+    Discard(commands::discard::DiscardArgs),
     Run(commands::run::RunArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),

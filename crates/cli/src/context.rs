@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use envfs_solver::{Network, NetworkOptions};
+use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
 use envfs_store::Store;
 use serde::Serialize;
 
@@ -80,6 +80,16 @@ impl Context {
         options.channel_alias = variable("CONDA_CHANNEL_ALIAS");
         options.first_retry_pause = Duration::from_millis(500);
         Ok(Network::new(options)?)
+    }
+
+    /// The program that resolves packages from PyPI, fetched into the store's cache where the machine has none.
+    pub(crate) fn uv(&self) -> Result<Uv, CliError> {
+        Ok(Uv::find(&UvOptions {
+            program: variable("ENVFS_UV").map(PathBuf::from),
+            search_path: std::env::var_os("PATH").unwrap_or_default(),
+            cache_dir: self.store_path()?.join("cache"),
+            is_offline: self.global.offline,
+        })?)
     }
 
     /// Runs asynchronous work to its end; its threads end with it.

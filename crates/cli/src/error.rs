@@ -4,7 +4,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use envfs_solver::{BuildError, ChannelError, SolveError};
+use envfs_fuse::backend::BackendError;
+use envfs_fuse::run::RunError;
+use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::view::PrefixError;
 
@@ -101,15 +103,19 @@ macro_rules! from_errors {
 }
 
 from_errors!(
+    envfs_fuse::writable::WritableError,
     ChannelError,
     envfs_fuse::mount::MountError,
-    envfs_fuse::run::RunError,
     envfs_fuse::server::ServerError,
     envfs_fuse::unmount::UnmountError,
+    envfs_solver::ExportError,
     envfs_solver::LockError,
     envfs_solver::NetworkError,
     envfs_solver::PackageError,
     envfs_solver::ParseExcludeNewerError,
+    envfs_solver::PythonError,
+    envfs_solver::PythonLockError,
+    envfs_solver::RequirementError,
     envfs_solver::SpecError,
     envfs_solver::UnknownSubdir,
     envfs_solver::VirtualPackageError,
@@ -135,6 +141,26 @@ impl From<FindError> for CliError {
         match error {
             FindError::Store(error) => error.into(),
             FindError::NotASignature(_) => Self::of(&error).help("`envfs ls` lists the environments of the store"),
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<BackendError> for CliError {
+    fn from(error: BackendError) -> Self {
+        let this = Self::of(&error);
+        match error.remedy() {
+            Some(remedy) => this.help(remedy),
+            None => this,
+        }
+    }
+}
+
+impl From<RunError> for CliError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Backend(error) => error.into(),
+            RunError::Kernel(error) => BackendError::from(error).into(),
             other => Self::of(&other),
         }
     }
@@ -167,6 +193,32 @@ impl From<SolveError> for CliError {
             this.help = help;
         }
         this
+    }
+}
+
+impl From<UvError> for CliError {
+    fn from(error: UvError) -> Self {
+        let this = Self::of(&error);
+        match error {
+            UvError::Missing { .. } | UvError::TooOld { .. } | UvError::Start { .. } => {
+                this.help("ENVFS_UV names the uv to use")
+            }
+            _ => this,
+        }
+    }
+}
+
+impl From<WheelsError> for CliError {
+    fn from(error: WheelsError) -> Self {
+        match error {
+            WheelsError::Uv(error) => error.into(),
+            WheelsError::Store(error) => error.into(),
+            WheelsError::Failed { ref help, .. } => Self {
+                help: help.clone(),
+                ..Self::of(&error)
+            },
+            other => Self::of(&other),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod resolve;
 mod solving;
+mod writable;
 
 mod commands;
 
@@ -34,8 +35,11 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
     match command {
         Command::Lock(args) => commands::lock::execute(context, args),
         Command::Build(args) => commands::build::execute(context, args),
+        Command::Export(args) => commands::export::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),
+        Command::Commit(args) => commands::commit::execute(context, args),
+        Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),

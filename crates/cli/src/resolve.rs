@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedPackage, Subdir};
+use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
 
 use crate::context::Context;
@@ -31,9 +31,8 @@ impl<'a> Reference<'a> {
         }
         let looks_like_a_file = text.contains(['/', '.']);
         if looks_like_a_file {
-            return Err(CliError::new(format!("there is no file `{text}`")).help(
-                "an environment is a signature, a lock file or an environment.yml; `envfs ls` lists what is built",
-            ));
+            return Err(CliError::new(format!("there is no file `{text}`"))
+                .help("an environment is a signature, a lock file or a spec file; `envfs ls` lists what is built"));
         }
         Ok(Self::Signature(text))
     }
@@ -52,10 +51,19 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     }
 }
 
-/// The packages of a lock file for a platform.
-pub(crate) fn locked_packages(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<Vec<LockedPackage>, CliError> {
-    let lock = Lock::read(path)?;
-    Ok(lock.packages(name.unwrap_or(DEFAULT_ENVIRONMENT), subdir)?)
+/// What a lock file holds for a platform.
+pub(crate) fn locked_contents(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<LockedContents, CliError> {
+    contents_of(&Lock::read(path)?, name, subdir)
+}
+
+/// What a lock holds for a platform.
+pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Result<LockedContents, CliError> {
+    let name = name.unwrap_or(DEFAULT_ENVIRONMENT);
+    Ok(LockedContents {
+        subdir,
+        packages: lock.packages(name, subdir)?,
+        wheels: lock.wheels(name, subdir)?,
+    })
 }
 
 fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {

@@ -1,13 +1,14 @@
-//! From what was typed to packages: specs read, bases pinned, the solver asked.
+//! From what was typed to packages: specs read, bases pinned, the solver and uv asked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, LockedPackage, Network, Solution, SolveRequest, Spec, Subdir, VirtualPackages, solve,
+    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Requirements,
+    Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest, resolve_wheels, solve,
 };
 use envfs_store::Store;
-use envfs_store::environment::Environment;
+use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
 use crate::context::{Context, variable};
@@ -18,9 +19,22 @@ use crate::resolve;
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct SpecArgs {
-    /// An environment.yml with what is wanted
+    /// What is wanted: environment.yml, requirements.txt, pyproject.toml, or a lock of the Python world (pylock.toml,
+    /// poetry.lock, uv.lock)
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// An extra of the project in the file
+    #[arg(long = "extra", value_name = "NAME")]
+    pub(crate) extras: Vec<String>,
+    /// A dependency group of the project in the file
+    #[arg(long = "group", value_name = "NAME")]
+    pub(crate) groups: Vec<String>,
+    /// A package from PyPI, or any other line of a requirements file: 'httpx>=0.27', '-r more.txt', '--index-url URL'
+    #[arg(long = "pypi", value_name = "REQUIREMENT", allow_hyphen_values = true)]
+    pub(crate) requirements: Vec<String>,
+    /// The version of Python, from a conda channel: 3.12
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) python: Option<String>,
     /// A channel: a name, a URL or a directory; the first has priority. Before those of the file
     #[arg(short, long = "channel", value_name = "CHANNEL")]
     pub(crate) channels: Vec<String>,
@@ -35,69 +49,184 @@ pub(crate) struct SpecArgs {
     pub(crate) no_channel_priority: bool,
 }
 
-/// A spec with the environment that it inherits.
+/// A spec with the environment that it inherits, and the lock of the Python world that it stands for, if it does.
 pub(crate) struct Wanted {
     pub(crate) spec: Spec,
     pub(crate) base: Option<Environment>,
+    parts: Parts,
+    python_lock: Option<PythonLock>,
+}
+
+/// What was solved, and the channels it was solved with.
+pub(crate) struct Solved {
+    pub(crate) channels: Vec<String>,
+    pub(crate) contents: LockedContents,
 }
 
 impl SpecArgs {
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.file.is_none() && self.requirements.is_empty() && self.python.is_none()
+    }
+
     /// Puts the file, MatchSpecs and options together.
     pub(crate) fn wanted(&self, context: &Context, match_specs: &[String]) -> Result<Wanted, CliError> {
-        let mut spec = match &self.file {
-            Some(file) => {
-                let mut spec = Spec::read(file)?;
-                spec.add_match_specs(match_specs)?;
-                spec.prepend_channels(&self.channels);
-                spec
-            }
-            None => Spec::from_match_specs(match_specs, &self.channels)?,
+        let parts = Parts {
+            extras: self.extras.clone(),
+            groups: self.groups.clone(),
         };
+        let python_lock = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let mut spec = match (&self.file, &python_lock) {
+            (Some(_), Some(lock)) => Spec::from_match_specs(&[lock.python()], &[])?,
+            (Some(file), None) => Spec::read(file, &parts)?,
+            (None, _) if !(parts.extras.is_empty() && parts.groups.is_empty()) => {
+                return Err(CliError::usage(
+                    "--extra and --group are parts of a project: name it with `-f`",
+                ));
+            }
+            (None, _) => Spec::from_match_specs(&[], &[])?,
+        };
+        spec.add_match_specs(match_specs)?;
+        if let Some(version) = &self.python {
+            spec.add_match_specs(&[format!("python={version}")])?;
+        }
+        spec.prepend_channels(&self.channels);
+        if !self.requirements.is_empty() {
+            if let Some(lock) = &python_lock {
+                return Err(CliError::usage(format!(
+                    "a {} is complete: nothing can be added to it",
+                    lock.format()
+                )));
+            }
+            spec.add_requirements(&self.requirements, &std::env::current_dir()?)?;
+        }
         if let Some(base) = &self.base {
             spec.set_base(base);
         }
+        // What nobody could resolve is said before anything is fetched for it.
+        spec.requirements().check()?;
         let base = spec
             .base()
             .map(|base| resolve::environment(context, base))
             .transpose()?;
-        Ok(Wanted { spec, base })
+        Ok(Wanted {
+            spec,
+            base,
+            parts,
+            python_lock,
+        })
     }
 
-    /// Solves for one platform.
+    /// Solves for one platform: first the conda packages, then what is asked for from PyPI.
     pub(crate) async fn solve(
         &self,
         context: &Context,
         network: &Network,
         wanted: &Wanted,
         subdir: Subdir,
-        preferred: &[LockedPackage],
-    ) -> Result<Solution, CliError> {
+        preferred: &LockedContents,
+    ) -> Result<Solved, CliError> {
         let pinned = match &wanted.base {
-            None => Vec::new(),
-            Some(base) => base_packages(&context.store()?, base, subdir)?,
+            None => empty(subdir),
+            Some(base) => environment_contents(&context.store()?, base, subdir)?,
         };
-        let now = std::time::SystemTime::now();
-        let exclude_newer = self
-            .exclude_newer
-            .as_deref()
-            .map(|text| ExcludeNewer::parse(text, now))
-            .transpose()?;
+        let virtual_packages = VirtualPackages::for_subdir(subdir, &|name| variable(name))?;
         let request = SolveRequest {
             spec: &wanted.spec,
             subdir,
-            pinned: &pinned,
-            preferred,
-            exclude_newer,
+            pinned: &pinned.packages,
+            preferred: &preferred.packages,
+            exclude_newer: self.exclude_newer()?,
             channel_priority: match self.no_channel_priority {
                 true => envfs_solver::ChannelPriority::Disabled,
                 false => envfs_solver::ChannelPriority::Strict,
             },
-            virtual_packages: VirtualPackages::for_subdir(subdir, &|name| variable(name))?,
+            virtual_packages: virtual_packages.clone(),
         };
         let bar = Bar::waiting(context.quiet, "solving");
         let solution = solve(network, &request).await;
         bar.finish_and_clear();
-        Ok(solution?)
+        let solution = solution?;
+        let channels = solution.channels().to_vec();
+        let packages = solution.into_packages();
+        let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
+            pinned.wheels
+        } else {
+            let target = PythonTarget::of_packages(&packages, subdir, &virtual_packages)?;
+            self.wheels(context, wanted, &target, &packages, &pinned.wheels, &preferred.wheels)?
+        };
+        Ok(Solved {
+            channels,
+            contents: LockedContents {
+                subdir,
+                packages,
+                wheels,
+            },
+        })
+    }
+
+    fn exclude_newer(&self) -> Result<Option<ExcludeNewer>, CliError> {
+        let now = std::time::SystemTime::now();
+        let parsed = self.exclude_newer.as_deref().map(|text| ExcludeNewer::parse(text, now));
+        Ok(parsed.transpose()?)
+    }
+
+    /// What is asked for from PyPI, for one Python.
+    fn wheels(
+        &self,
+        context: &Context,
+        wanted: &Wanted,
+        target: &PythonTarget,
+        packages: &[LockedPackage],
+        pinned: &[LockedWheel],
+        preferred: &[LockedWheel],
+    ) -> Result<Vec<LockedWheel>, CliError> {
+        let resolve = |requirements: &Requirements, is_complete: bool| -> Result<_, CliError> {
+            let store = context.store()?;
+            let bar = Bar::waiting(context.quiet, "resolving packages from PyPI");
+            let request = WheelRequest {
+                requirements,
+                target,
+                packages,
+                pinned,
+                preferred,
+                exclude_newer: self.exclude_newer()?,
+                is_complete,
+                store: Some(&store),
+            };
+            let wheels = context.uv().and_then(|uv| Ok(resolve_wheels(&uv, &request)?));
+            bar.finish_and_clear();
+            wheels
+        };
+        match &wanted.python_lock {
+            None => resolve(wanted.spec.requirements(), false),
+            Some(lock) => match lock.select(target, &wanted.parts)? {
+                Selection::Pins(pins) => resolve(&pins, true),
+                Selection::Wheels(mut wheels) => {
+                    wheels.retain(|wheel| !pinned.iter().any(|pinned| pinned.name() == wheel.name()));
+                    wheels.extend_from_slice(pinned);
+                    Ok(wheels)
+                }
+            },
+        }
+    }
+}
+
+/// The lock of the Python world in a file, if it is one.
+fn python_lock(path: &Path) -> Result<Option<PythonLock>, CliError> {
+    // A file that cannot be read is a spec that cannot be read: that error says more.
+    match std::fs::read_to_string(path) {
+        Ok(text) if PythonLock::is_lock(&text) => Ok(Some(PythonLock::parse(&text, path)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Nothing, for a platform.
+pub(crate) fn empty(subdir: Subdir) -> LockedContents {
+    LockedContents {
+        subdir,
+        packages: Vec::new(),
+        wheels: Vec::new(),
     }
 }
 
@@ -108,22 +237,40 @@ pub(crate) fn current_subdir() -> Result<Subdir, CliError> {
     })
 }
 
-/// The packages of a base as the solver needs them, read from its own `conda-meta`.
-fn base_packages(store: &Store, base: &Environment, subdir: Subdir) -> Result<Vec<LockedPackage>, CliError> {
-    if base.subdir != subdir.to_string() {
+/// The packages of an environment as the solver needs them, read from its own `conda-meta`, and its wheels.
+pub(crate) fn environment_contents(
+    store: &Store,
+    environment: &Environment,
+    subdir: Subdir,
+) -> Result<LockedContents, CliError> {
+    let signature = &environment.signature;
+    if environment.subdir != subdir.to_string() {
         return Err(CliError::new(format!(
-            "the base {} is for {}, not for {subdir}",
-            base.signature, base.subdir
+            "the environment {signature} is for {}, not for {subdir}",
+            environment.subdir
         )));
     }
-    let view = View::new(store, Arc::new(store.tree(&base.tree)?), Path::new("/"))?;
-    let mut packages = Vec::new();
-    for package in base.all_packages(store)? {
-        let path = format!("conda-meta/{}.json", package.dist_name());
-        let node = view.tree().find(path.as_bytes())?.ok_or_else(|| {
-            CliError::new(format!("the base {} has no `{path}`", base.signature)).help("build it again")
-        })?;
-        packages.push(LockedPackage::from_prefix_record_json(&view.read(node)?)?);
+    let view = View::new(store, Arc::new(store.tree(&environment.tree)?), Path::new("/"))?;
+    let mut contents = empty(subdir);
+    for package in environment.all_packages(store)? {
+        match package.kind {
+            PackageKind::Pypi => contents.wheels.push(wheel(&package)?),
+            PackageKind::Conda => {
+                let path = format!("conda-meta/{}.json", package.dist_name());
+                let node = view.tree().find(path.as_bytes())?.ok_or_else(|| {
+                    CliError::new(format!("the environment {signature} has no `{path}`")).help("build it again")
+                })?;
+                let package = LockedPackage::from_prefix_record_json(&view.read(node)?)?;
+                contents.packages.push(package);
+            }
+        }
     }
-    Ok(packages)
+    Ok(contents)
+}
+
+fn wheel(package: &Package) -> Result<LockedWheel, CliError> {
+    let wheel = LockedWheel::new(&package.url).map_err(|error| CliError::new(error.to_string()))?;
+    Ok(wheel
+        .with_sha256(*package.sha256.as_bytes())
+        .with_size_bytes(package.size_bytes))
 }

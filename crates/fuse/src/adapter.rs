@@ -120,6 +120,11 @@ impl Filesystem for Adapter {
             // An old kernel without one of them is slower, not wrong.
             let _ = config.add_capabilities(flag);
         }
+        // Where overlayfs takes the content elsewhere, what is left to read here is little.
+        if self.fs.has_copies() {
+            let _ = config.set_max_background(MAX_BACKGROUND);
+            return Ok(());
+        }
         // At depth 0 every passthrough open fails; at 2 no overlayfs could stand on the mount.
         if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(1).is_ok() {
             self.backing.enable();
@@ -237,8 +242,24 @@ impl Filesystem for Adapter {
         reply.statfs(0, 0, 0, self.fs.node_count(), 0, BLOCK_BYTES, 255, BLOCK_BYTES);
     }
 
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_copies() {
+            return reply.error(Errno::ENOSYS);
+        }
+        // Overlayfs asks for both, and for others that nothing here has ("Data-only lower layers" in
+        // Documentation/filesystems/overlayfs.rst of the Linux kernel).
+        let value = match name.as_bytes() {
+            b"user.overlay.metacopy" => self.fs.redirect(ino.0).map(|path| path.map(|_| String::new())),
+            b"user.overlay.redirect" => self.fs.redirect(ino.0),
+            _ => Ok(None),
+        };
+        match value {
+            Ok(Some(value)) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+            Ok(Some(value)) if value.len() > size as usize => reply.error(Errno::ERANGE),
+            Ok(Some(value)) => reply.data(value.as_bytes()),
+            Ok(None) => reply.error(Errno::ENODATA),
+            Err(error) => reply.error(number(&error)),
+        }
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use envfs_store::cache::Cache;
 use envfs_store::tree::{Node, NodeId, NodeKind};
 use envfs_store::view::{Attributes, OpenFile, View};
 
@@ -21,6 +22,8 @@ pub const BLOCK_BYTES: u32 = 4096;
 pub struct FileSystem {
     view: View,
     recent: RecentFiles,
+    /// Where overlayfs finds whole files, if it stands on this file system.
+    copies: Option<Cache>,
 }
 
 /// A request that cannot be answered.
@@ -72,6 +75,35 @@ impl FileSystem {
         Self {
             view,
             recent: RecentFiles::default(),
+            copies: None,
+        }
+    }
+
+    /// The same for an overlayfs that takes the content of files from `copies` as far as it is there.
+    #[must_use]
+    pub fn with_copies(self, copies: Option<Cache>) -> Self {
+        Self { copies, ..self }
+    }
+
+    /// Whether overlayfs stands on this file system.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        self.copies.is_some()
+    }
+
+    /// The path at which overlayfs finds the content of `inode`: one that starts with `/`. None for what is no file, and
+    /// where there is no copy: then it reads it here.
+    ///
+    /// # Errors
+    /// When there is no such inode or the tree is damaged.
+    pub fn redirect(&self, inode: u64) -> Result<Option<String>, FsError> {
+        let node = self.node(inode)?;
+        match &self.copies {
+            Some(copies) if node.kind()? == NodeKind::File => {
+                let path = copies.present_content(&self.view, node)?;
+                Ok(path.map(|path| format!("/{path}")))
+            }
+            _ => Ok(None),
         }
     }
 

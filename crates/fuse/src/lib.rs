@@ -5,36 +5,51 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
+//! | [`service`], `boot` | what is served, and on which boot of the machine |
 //! | [`fs`], `cache` | lookups, attributes, listings and reads over a view |
 //! | [`errno`], `causes` | the one place where an error becomes a number for the kernel, and the line for the log |
 //! | `backing`, `adapter` | the kernel's requests as `fuser` delivers them |
 //! | [`mountinfo`] | which mounts there are |
-//! | [`mount`], `fusermount`, [`unmount`], `holders` | attaching to a directory and detaching again |
-//! | `namespace` | a private view of the file systems for one command |
-//! | `process`, [`server`] | the process that answers the kernel |
-//! | [`run`], `supervise` | a command inside an environment, from fork to exit code |
+//! | [`mount`], [`unmount`], `holders` | attaching to a directory and detaching again |
+//! | [`kernel`] | without a server: an image of the names, and overlayfs |
+//! | [`link`] | without a mount: a directory of links and copies |
+//! | `namespace`, `private` | a private view of the file systems for one command |
+//! | `process`, `keep`, [`server`] | the process that goes on while something is mounted, and the one that answers |
+//! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
+//! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
 //! | [`status`] | which environments are mounted |
-//!
-//! Another way to serve an environment (without a server, or with files linked into a directory) stands beside
-//! [`server::Service`]: it needs a view and a mount point, and what callers see is that the mount point is usable.
 
 mod adapter;
+pub mod backend;
 mod backing;
+mod boot;
 mod cache;
 mod causes;
 pub mod errno;
+mod exec;
+pub mod explain;
+#[cfg(test)]
+#[path = "../tests/fixture/mod.rs"]
+mod fixture;
 pub mod fs;
-mod fusermount;
 mod holders;
+mod keep;
+pub mod kernel;
+pub mod link;
 pub mod mount;
 pub mod mountinfo;
 mod namespace;
+mod private;
 mod process;
 pub mod run;
 pub mod server;
+pub mod service;
 pub mod status;
 mod supervise;
 pub mod unmount;
+pub mod writable;
 
+pub use boot::BootError;
+pub use exec::Command;
 pub use namespace::private_prefix;
 pub use process::ProcessError;

@@ -2,17 +2,21 @@
 //!
 //! Gives the descriptor of `/dev/fuse` to whoever serves it, and knows nothing of what is served.
 
+pub(crate) mod fusermount;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use envfs_store::Digest;
+use envfs_store::linked::LinkedRecord;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 
-use crate::fusermount;
 use crate::mountinfo::{self, MountEntry};
+
+pub(crate) use crate::mountinfo::source;
 
 /// The device behind every FUSE connection (fuse(4)).
 const DEVICE: &str = "/dev/fuse";
@@ -90,6 +94,17 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Whether it would be the same with any other mount point: FUSE does not work here for this user.
+    #[must_use]
+    pub fn is_about_this_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::NoDevice | Self::DeviceForbidden | Self::Forbidden(_) | Self::NoHelper | Self::Helper { .. }
+        )
+    }
+}
+
 /// Checks that something can be mounted on `path`, and gives it without symlinks.
 ///
 /// # Errors
@@ -115,6 +130,12 @@ pub fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
     refuse_mounted(&mounts, &canonical)?;
     if !canonical.is_dir() {
         return Err(MountError::NotADirectory(path.to_owned()));
+    }
+    if let Some(record) = LinkedRecord::of(&canonical) {
+        return Err(MountError::Mounted {
+            digits: record.signature.to_string()[..mountinfo::SOURCE_DIGITS].to_owned(),
+            path: path.to_owned(),
+        });
     }
     let mut entries = canonical.read_dir().map_err(|source| system("list", source))?;
     match entries.next() {
@@ -162,12 +183,6 @@ pub(crate) fn mount_directly(path: &Path, options: &MountOptions) -> Result<Owne
             source: errno.into(),
         }),
     }
-}
-
-/// What the mount table shows as the source.
-pub(crate) fn source(signature: &Digest) -> String {
-    let digits = signature.to_string();
-    format!("{}{}", mountinfo::SOURCE_PREFIX, &digits[..mountinfo::SOURCE_DIGITS])
 }
 
 /// Opens `/dev/fuse`.
@@ -232,10 +247,5 @@ mod tests {
             message,
             "`/proc` is already a mount point, of proc: name another directory"
         );
-    }
-
-    #[test]
-    fn the_mount_table_shows_the_environment() {
-        assert_eq!(source(&Digest::of(b"")), "envfs#af1349b9f5f9a1a6");
     }
 }

@@ -3,13 +3,19 @@
 //! The format is that of proc_pid_mountinfo(5): fields separated by spaces, with space, tab, newline and
 //! backslash inside a field written as a backslash and three octal digits.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The type of our mounts, as the kernel shows it.
+use envfs_store::Digest;
+
+/// The type of our mounts that a server answers for, as the kernel shows it.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.envfs";
+
+/// The type of our mounts that the kernel serves by itself.
+pub const KERNEL_FILE_SYSTEM_TYPE: &str = "overlay";
 
 /// What stands before the first digits of the signature in the source of our mounts.
 pub const SOURCE_PREFIX: &str = "envfs#";
@@ -34,7 +40,28 @@ impl MountEntry {
     /// Whether it is one of ours.
     #[must_use]
     pub fn is_envfs(&self) -> bool {
-        self.file_system_type == FILE_SYSTEM_TYPE
+        self.file_system_type == FILE_SYSTEM_TYPE || self.is_kernel()
+    }
+
+    /// Whether it is one of ours without a server.
+    #[must_use]
+    pub fn is_kernel(&self) -> bool {
+        self.file_system_type == KERNEL_FILE_SYSTEM_TYPE && self.source.starts_with(SOURCE_PREFIX)
+    }
+
+    /// Whether it is one of ours without a server, and takes its content from the directory `objects`, or may: one that
+    /// can be written to stands on another that is not listed.
+    #[must_use]
+    pub fn may_take_content_from(&self, objects: &Path) -> bool {
+        let mut sources = self
+            .super_options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("datadir+="))
+            .peekable();
+        // Overlayfs escapes what separates options, mountinfo escapes that again: both are undone, once each.
+        self.is_kernel()
+            && (sources.peek().is_none()
+                || sources.any(|source| unescape(source.as_bytes()) == objects.as_os_str().as_bytes()))
     }
 
     /// The first digits of the signature of the environment that is mounted.
@@ -46,10 +73,19 @@ impl MountEntry {
     /// The user for whom it was mounted.
     #[must_use]
     pub fn uid(&self) -> Option<u32> {
+        if self.is_kernel() {
+            // Only root makes them.
+            return Some(0);
+        }
         self.super_options
             .split(',')
             .find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
     }
+}
+
+/// What the mount table shows as the source of the environment `signature`.
+pub(crate) fn source(signature: &Digest) -> String {
+    format!("{SOURCE_PREFIX}{}", &signature.to_string()[..SOURCE_DIGITS])
 }
 
 /// The mounts that this process sees, in the order in which they were made.
@@ -58,6 +94,28 @@ impl MountEntry {
 /// When `/proc/self/mountinfo` cannot be read.
 pub fn read() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts of each mount namespace in which a process lives that this one may look at, its own among them. Paths are
+/// as those processes see them.
+///
+/// # Errors
+/// When `/proc` cannot be listed.
+pub fn read_all_namespaces() -> io::Result<Vec<Vec<MountEntry>>> {
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for process in std::fs::read_dir("/proc")? {
+        let process = process?.path();
+        // What is no process has none; what is not to be looked at gives none.
+        if let Ok(namespace) = std::fs::read_link(process.join("ns/mnt"))
+            && !seen.contains(&namespace)
+            && let Ok(text) = std::fs::read(process.join("mountinfo"))
+        {
+            seen.insert(namespace);
+            all.push(parse(&text));
+        }
+    }
+    Ok(all)
 }
 
 /// What is mounted at exactly `path`: the last mount there covers those before it.
@@ -142,6 +200,11 @@ cut off - here
             "tmpfs"
         );
         assert_eq!(at(&mounts, Path::new("/home")), None);
+    }
+
+    #[test]
+    fn the_mount_table_shows_the_environment() {
+        assert_eq!(source(&Digest::of(b"")), "envfs#af1349b9f5f9a1a6");
     }
 
     #[test]

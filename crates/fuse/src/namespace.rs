@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
+use crate::kernel::Refused;
 use crate::mount::{self, MountError, MountOptions};
 use crate::mountinfo;
 
@@ -37,6 +38,9 @@ pub(crate) enum NamespaceError {
     /// Mounting failed for another reason.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The kernel does not take the mount.
+    #[error(transparent)]
+    Kernel(#[from] Refused),
 }
 
 /// Where a private run sees the environment `signature` of `store`: the same path for every run, so that what
@@ -48,24 +52,28 @@ pub fn private_prefix(store: &Store, signature: &Digest) -> PathBuf {
     directory.join(&signature.to_string()[..mountinfo::SOURCE_DIGITS])
 }
 
-/// Moves this process into a view of its own and mounts at `mount_point`, which [`private_prefix`] gave. Gives
-/// the connection, to be served by a process outside.
-pub(crate) fn enter_and_mount(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd, NamespaceError> {
+/// Moves this process into a view of its own and makes the directory `mount_point` there, which [`private_prefix`] gave.
+pub(crate) fn enter_with_directory(mount_point: &Path) -> Result<(), NamespaceError> {
     enter()?;
     let directory = mount_point.parent().unwrap_or(Path::new("/"));
     cover(directory)?;
     match fs::create_dir(mount_point) {
         // Left there by the run around this one.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        result => result.map_err(refused("make a private directory"))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(refused("make a private directory")),
     }
+}
+
+/// Mounts at `mount_point` in the view of this process. Gives the connection, to be served by a process outside.
+pub(crate) fn mount_fuse(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd, NamespaceError> {
     match mount::mount_directly(mount_point, options) {
         Err(MountError::Forbidden(_)) => Err(refused("mount privately")(Errno::EPERM.into())),
         result => Ok(result?),
     }
 }
 
-fn enter() -> Result<(), NamespaceError> {
+/// Moves this process into a view of its own, without anything in it.
+pub(crate) fn enter() -> Result<(), NamespaceError> {
     match nix::sched::unshare(CloneFlags::CLONE_NEWNS) {
         Ok(()) => {}
         Err(Errno::EPERM) => enter_as_user()?,

@@ -1,8 +1,12 @@
 //! A command inside an environment: mount, start, wait, and leave nothing behind.
 //!
-//! Three processes take part. The command is a child of this one, in its process group and on its terminal. In a
-//! private run the child first moves into a view of its own, mounts there, and sends the connection back. The
-//! server is another child, outside that view, so that the view ends with the last process that uses the mount.
+//! The command is a child of this process, in its process group and on its terminal. In a private run the child first
+//! moves into a view of its own. What it does there depends on the backend:
+//!
+//! - for root the kernel serves alone: this process has made the mount, and the child attaches it in its view;
+//! - otherwise there is a server, another child, outside that view, so that the view ends with the last process that uses
+//!   the mount. The child mounts and sends the connection back; where overlayfs can stand on that mount and read the
+//!   content itself, the child puts it there once the server answers.
 //!
 //! ```text
 //! this process              the command                        the server
@@ -10,46 +14,40 @@
 //!      <-- connection ----
 //! fork ----------------------------------------------------->  take a lease, answer the kernel
 //!      <----------------------------------------------------- ready
-//!      --- go ---------->   exec
+//!      --- go ---------->   (overlayfs), exec
 //! wait, pass signals on                                        serve
 //!      <-- exit code -----  (the mount goes with it)           end
 //! wait for the server
 //! ```
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
+use envfs_store::lease::Lease;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
+use crate::backend::{self, Backend, BackendError, Choice, Mounted};
 use crate::causes::with_causes;
-use crate::fusermount::{receive_descriptor, send_descriptor};
-use crate::mount::{self, MountError, MountOptions};
-use crate::namespace::{self, NamespaceError};
+use crate::exec::{Command, exec};
+use crate::keep::{self, Attached, Ending, ServerError};
+use crate::kernel::KernelError;
+use crate::mount::MountOptions;
+use crate::mount::fusermount::{receive_descriptor, send_descriptor};
+use crate::namespace::NamespaceError;
+use crate::private::Way;
 use crate::process::{self, ProcessError};
-use crate::server::{self, Ending, ServerError, Service};
+use crate::server;
+use crate::service::Service;
 use crate::supervise;
 
 /// How long to wait for a server whose mount is, or is about to be, gone.
 const SERVER_END_LIMIT: Duration = Duration::from_secs(2);
-
-/// What is to be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
-    /// A path, or a name that is searched for in `PATH` of `environment`.
-    pub program: OsString,
-    /// What follows the program's name.
-    pub arguments: Vec<OsString>,
-    /// All environment variables.
-    pub environment: Vec<(OsString, OsString)>,
-}
 
 /// Who sees the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +83,15 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel cannot serve the environment by itself, and nothing else was allowed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The environment cannot be mounted.
     #[error(transparent)]
-    Mount(#[from] MountError),
+    Backend(#[from] BackendError),
+    /// The store refuses a lease.
+    #[error(transparent)]
+    Store(#[from] envfs_store::Error),
     /// The environment cannot be served.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -101,81 +105,186 @@ pub enum RunError {
 ///
 /// # Errors
 /// When the environment cannot be mounted, or the command cannot be started; then nothing stays behind.
-pub fn run(service: Service, options: &MountOptions, place: Place, command: &Command) -> Result<u8, RunError> {
+pub fn run(
+    service: &Service,
+    options: &MountOptions,
+    place: Place,
+    choice: Choice,
+    command: &Command,
+) -> Result<u8, RunError> {
     let mask = process::block_signals(&supervise::SIGNALS)?;
-    let result = run_blocked(service, options, place, command, &mask);
+    let run = Run {
+        service,
+        options,
+        command,
+        mask: &mask,
+    };
+    let started = match place {
+        Place::Private => run.start_privately(choice),
+        Place::Public => run.start_publicly(choice, false),
+        Place::PublicTemporary => run.start_publicly(choice, true),
+    };
+    let result = started.and_then(|started| started.finish(command));
     let _ = mask.thread_set_mask();
     result
 }
 
-fn run_blocked(
-    service: Service,
-    options: &MountOptions,
-    place: Place,
-    command: &Command,
-    mask: &SigSet,
-) -> Result<u8, RunError> {
-    if place == Place::Private {
-        return Started::start(service, options, place, command, mask, None)?.finish(command);
-    }
-    let mount_point = service.mount_point.clone();
-    let device = mount::mount(&mount_point, options)?;
-    Started::start(service, options, place, command, mask, Some(device))
-        .inspect_err(|_| server::forget(&mount_point))?
-        .finish(command)
+/// What is known before anything is started.
+struct Run<'a> {
+    service: &'a Service,
+    options: &'a MountOptions,
+    command: &'a Command,
+    /// The signals that the command expects to be blocked.
+    mask: &'a SigSet,
 }
 
-/// The command, waiting for a word to go, and its server.
-struct Started {
-    child: Pid,
-    server: Pid,
-    channel: UnixStream,
-    /// A copy of the connection of a private mount, by which its end is seen.
-    connection: Option<OwnedFd>,
-}
-
-impl Started {
-    fn start(
-        service: Service,
-        options: &MountOptions,
-        place: Place,
-        command: &Command,
-        mask: &SigSet,
-        public: Option<OwnedFd>,
-    ) -> Result<Self, RunError> {
-        let (mut channel, mut theirs) = UnixStream::pair().map_err(ProcessError::io("make a socket"))?;
-        let private = (place == Place::Private).then_some((service.mount_point.as_path(), options));
-        let child = process::spawn(&[channel.as_fd()], || {
-            become_command(&mut theirs, private, command, mask)
-        })?;
-        drop(theirs);
-        match serve(service, place, public, child, &mut channel) {
-            Ok((server, connection)) => Ok(Self {
+impl Run<'_> {
+    fn start_privately(&self, choice: Choice) -> Result<Started, RunError> {
+        if choice == Some(Backend::Link) {
+            return Err(RunError::PrivateRefused("links are seen by everybody".into()));
+        }
+        let way = Way::choose(self.service, choice)?;
+        let (child, mut channel) = self.fork(Some(&way))?;
+        let copies = way.copies();
+        let is_served = !matches!(way, Way::Kernel(_));
+        // From here on the mount lives as long as the view it is attached in.
+        drop(way);
+        let started = receive_connection(&mut channel, is_served).and_then(|device| match device {
+            None => Ok((
+                None,
+                None,
+                Some(Lease::take(&self.service.store, &self.service.lease())?),
+            )),
+            Some(device) => {
+                let copy = device.try_clone().map_err(ProcessError::io("copy a descriptor"))?;
+                let server = server::spawn(
+                    self.service,
+                    device,
+                    copies,
+                    &Ending::Unseen,
+                    None,
+                    &[channel.as_fd(), copy.as_fd()],
+                )?;
+                Ok((Some(server), Some(copy), None))
+            }
+        });
+        match started {
+            Ok((server, connection, lease)) => Ok(Started {
                 child,
                 server,
                 channel,
                 connection,
+                _lease: lease,
+            }),
+            Err(error) => Err(give_up(child, channel, error)),
+        }
+    }
+
+    fn start_publicly(&self, choice: Choice, remove_directory: bool) -> Result<Started, RunError> {
+        let mounted = backend::attach(self.service, self.options, choice)?;
+        let (child, channel) = self.fork(None).inspect_err(|_| backend::take_back(self.service))?;
+        match self.serve_publicly(mounted, child, &channel, remove_directory) {
+            Ok(server) => Ok(Started {
+                child,
+                server: Some(server),
+                channel,
+                connection: None,
+                _lease: None,
             }),
             Err(error) => {
-                // Without a word to go, the child ends.
-                drop(channel);
-                let _ = nix::sys::wait::waitpid(child, None);
-                Err(error)
+                backend::take_back(self.service);
+                Err(give_up(child, channel, error))
             }
         }
     }
 
+    /// Starts what serves a public mount, or only keeps it, until the command has ended and nobody uses it.
+    fn serve_publicly(
+        &self,
+        mounted: Mounted,
+        child: Pid,
+        channel: &UnixStream,
+        remove_directory: bool,
+    ) -> Result<Pid, RunError> {
+        let pidfd = process::open_pidfd(child).map_err(ProcessError::io("watch the command"))?;
+        let ending = Ending::Process {
+            pidfd,
+            remove_directory,
+        };
+        let service = self.service;
+        let let_go = [channel.as_fd()];
+        let kept = match mounted {
+            Mounted::Fuse(device) => return Ok(server::spawn(service, device, None, &ending, None, &let_go)?),
+            Mounted::Kernel => Attached::mount(service),
+            Mounted::Link => Attached::Links(&service.mount_point),
+        };
+        Ok(keep::spawn(&service.mount_point, None, &let_go, |ready| {
+            keep::keep(service, &kept, &ending, ready)
+        })?)
+    }
+
+    /// Starts the process that becomes the command, and gives the way to speak with it.
+    fn fork(&self, way: Option<&Way>) -> Result<(Pid, UnixStream), RunError> {
+        let (channel, mut theirs) = UnixStream::pair().map_err(ProcessError::io("make a socket"))?;
+        let child = process::spawn(&[channel.as_fd()], || self.become_command(&mut theirs, way))?;
+        Ok((child, channel))
+    }
+
+    /// In the child: mounts if it is to, waits for the word, and becomes the command. Returns if it cannot.
+    fn become_command(&self, channel: &mut UnixStream, way: Option<&Way>) -> u8 {
+        let entered = match way.map(|way| way.enter(self.service, self.options)).transpose() {
+            Ok(entered) => entered.unwrap_or_default(),
+            Err(error) => {
+                let mark = if matches!(error, NamespaceError::Refused { .. }) {
+                    REFUSED.to_string()
+                } else {
+                    String::new()
+                };
+                // The first byte goes with the descriptor that is not sent.
+                let _ = channel.write_all(format!("-{mark}{}", with_causes(&error)).as_bytes());
+                return 1;
+            }
+        };
+        let sent = match (&entered.device, way) {
+            (Some(device), _) => send_descriptor(channel, device),
+            (None, Some(_)) => channel.write_all(b"+"),
+            (None, None) => Ok(()),
+        };
+        let mut word = [0];
+        if sent.is_err() || channel.read_exact(&mut word).is_err() {
+            return 1;
+        }
+        if let Err(error) = way.map_or(Ok(()), |way| way.complete(self.service, &entered)) {
+            let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
+            return 1;
+        }
+        drop(entered);
+        process::restore_signals(self.mask);
+        let errno = exec(self.command) as i32;
+        let _ = channel.write_all(&[b"!".as_slice(), &errno.to_ne_bytes()].concat());
+        1
+    }
+}
+
+/// The command, waiting for a word to go, and its server, if it has one.
+struct Started {
+    child: Pid,
+    server: Option<Pid>,
+    channel: UnixStream,
+    /// A copy of the connection of a private mount, by which its end is seen.
+    connection: Option<OwnedFd>,
+    /// Where no server holds one.
+    _lease: Option<Lease>,
+}
+
+impl Started {
     fn finish(mut self, command: &Command) -> Result<u8, RunError> {
         // If the child is gone already, its exit code says so.
         let _ = self.channel.write_all(b"+");
-        // Closed without a word by exec; else what exec had against it.
-        let mut refusal = [0; 4];
-        let refusal = self
-            .channel
-            .read_exact(&mut refusal)
-            .ok()
-            .map(|()| Errno::from_raw(i32::from_ne_bytes(refusal)));
-        let mut server = Some(self.server);
+        // Closed without a word by exec; else what it has to say.
+        let mut last_words = Vec::new();
+        let _ = self.channel.read_to_end(&mut last_words);
+        let mut server = self.server;
         let code = supervise::wait(self.child, |ended| {
             if server == Some(ended) {
                 server = None;
@@ -186,54 +295,47 @@ impl Started {
         if let Some(server) = server {
             wait_for_server(server, self.connection);
         }
-        match refusal {
+        match refusal(&last_words, command) {
             None => Ok(code),
-            Some(Errno::ENOENT) => Err(RunError::NotFound {
-                program: command.program.clone(),
-            }),
-            Some(errno) => Err(RunError::NotExecutable {
-                program: command.program.clone(),
-                source: errno.into(),
-            }),
+            Some(error) => Err(error),
         }
     }
 }
 
-/// Starts the server of a run, and gives what shows the end of a private mount.
-fn serve(
-    service: Service,
-    place: Place,
-    public: Option<OwnedFd>,
-    child: Pid,
-    channel: &mut UnixStream,
-) -> Result<(Pid, Option<OwnedFd>), RunError> {
-    let (device, connection, ending) = match public {
-        Some(device) => {
-            let pidfd = process::open_pidfd(child).map_err(ProcessError::io("watch the command"))?;
-            let remove_directory = place == Place::PublicTemporary;
-            (
-                device,
-                None,
-                Ending::Process {
-                    pidfd,
-                    remove_directory,
-                },
-            )
-        }
-        None => {
-            let device = receive_connection(channel)?;
-            let copy = device.try_clone().map_err(ProcessError::io("copy a descriptor"))?;
-            (device, Some(copy), Ending::Unseen)
-        }
-    };
-    let server = service.spawn(device, ending, None, &[channel.as_fd()])?;
-    Ok((server, connection))
+/// What the child said against becoming the command.
+fn refusal(last_words: &[u8], command: &Command) -> Option<RunError> {
+    let (mark, rest) = last_words.split_first()?;
+    let errno = <[u8; 4]>::try_from(rest).map(|bytes| Errno::from_raw(i32::from_ne_bytes(bytes)));
+    Some(match (mark, errno) {
+        (b'!', Ok(Errno::ENOENT)) => RunError::NotFound {
+            program: command.program.clone(),
+        },
+        (b'!', Ok(errno)) => RunError::NotExecutable {
+            program: command.program.clone(),
+            source: errno.into(),
+        },
+        _ => RunError::Private(String::from_utf8_lossy(rest).into_owned()),
+    })
 }
 
-/// What the child sends when it has mounted privately, or has failed to.
-fn receive_connection(channel: &mut UnixStream) -> Result<OwnedFd, RunError> {
-    if let Some(device) = receive_descriptor(channel).map_err(ProcessError::io("receive a mount"))? {
-        return Ok(device);
+/// Ends the child, which without a word to go does not become the command.
+fn give_up(child: Pid, channel: UnixStream, error: RunError) -> RunError {
+    drop(channel);
+    let _ = nix::sys::wait::waitpid(child, None);
+    error
+}
+
+/// What the child sends when it has mounted privately, or has failed to: a connection, if it `is_served`.
+fn receive_connection(channel: &mut UnixStream, is_served: bool) -> Result<Option<OwnedFd>, RunError> {
+    if is_served {
+        if let Some(device) = receive_descriptor(channel).map_err(ProcessError::io("receive a mount"))? {
+            return Ok(Some(device));
+        }
+    } else {
+        let mut word = [0];
+        if channel.read_exact(&mut word).is_ok() && word == *b"+" {
+            return Ok(None);
+        }
     }
     let mut message = String::new();
     let _ = channel.read_to_string(&mut message);
@@ -246,106 +348,6 @@ fn receive_connection(channel: &mut UnixStream) -> Result<OwnedFd, RunError> {
 
 /// What a child says before the reason why it may not have a view of its own.
 const REFUSED: char = '!';
-
-/// In the child: mounts if it is to, waits for the word, and becomes the command. Returns if it cannot.
-fn become_command(
-    channel: &mut UnixStream,
-    private: Option<(&Path, &MountOptions)>,
-    command: &Command,
-    mask: &SigSet,
-) -> u8 {
-    if let Some((mount_point, options)) = private {
-        let sent = match namespace::enter_and_mount(mount_point, options) {
-            Ok(device) => send_descriptor(channel, &device),
-            Err(error) => {
-                let mark = if matches!(error, NamespaceError::Refused { .. }) {
-                    REFUSED.to_string()
-                } else {
-                    String::new()
-                };
-                // The first byte goes with the descriptor that is not sent.
-                let _ = channel.write_all(format!("-{mark}{}", with_causes(&error)).as_bytes());
-                return 1;
-            }
-        };
-        if sent.is_err() {
-            return 1;
-        }
-    }
-    let mut word = [0];
-    if channel.read_exact(&mut word).is_err() {
-        return 1;
-    }
-    process::restore_signals(mask);
-    let errno = exec(command);
-    let _ = channel.write_all(&(errno as i32).to_ne_bytes());
-    1
-}
-
-/// Becomes `command`, found as execvp(3) would: the first program on `PATH` that can be executed, and a file
-/// without a format is a script for the shell. Returns why it cannot.
-fn exec(command: &Command) -> Errno {
-    let program = command.program.as_bytes();
-    let mut reason = Errno::ENOENT;
-    for path in candidates(program, &command.environment) {
-        match exec_path(&path, command) {
-            Errno::ENOENT | Errno::ENOTDIR => {}
-            // There may be another one further on.
-            Errno::EACCES => reason = Errno::EACCES,
-            errno => return errno,
-        }
-    }
-    reason
-}
-
-fn candidates(program: &[u8], environment: &[(OsString, OsString)]) -> Vec<Vec<u8>> {
-    if program.contains(&b'/') {
-        return vec![program.to_owned()];
-    }
-    if program.is_empty() {
-        return Vec::new();
-    }
-    let path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or(OsStr::new("/bin:/usr/bin"), |(_, path)| path);
-    path.as_bytes()
-        .split(|&byte| byte == b':')
-        .map(|directory| match directory {
-            // An empty entry is the working directory (environ(7)).
-            b"" => program.to_owned(),
-            directory => [directory, b"/", program].concat(),
-        })
-        .collect()
-}
-
-fn exec_path(path: &[u8], command: &Command) -> Errno {
-    let variables = command
-        .environment
-        .iter()
-        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
-    let arguments = std::iter::once(command.program.as_bytes())
-        .chain(command.arguments.iter().map(|argument| argument.as_bytes()))
-        .map(ToOwned::to_owned);
-    let (Ok(path), Ok(arguments), Ok(variables)) = (CString::new(path), c_strings(arguments), c_strings(variables))
-    else {
-        return Errno::EINVAL;
-    };
-    let Err(errno) = nix::unistd::execve(&path, &arguments, &variables);
-    if errno != Errno::ENOEXEC {
-        return errno;
-    }
-    let script: Vec<_> = [c"sh".to_owned(), path]
-        .into_iter()
-        .chain(arguments.into_iter().skip(1))
-        .collect();
-    let Err(errno) = nix::unistd::execve(c"/bin/sh", &script, &variables);
-    errno
-}
-
-fn c_strings(texts: impl Iterator<Item = Vec<u8>>) -> Result<Vec<CString>, std::ffi::NulError> {
-    texts.map(CString::new).collect()
-}
 
 /// Waits for the server of a mount that is going away. A private mount that other processes still use stays, with
 /// its server.
@@ -367,26 +369,4 @@ fn is_disconnected(connection: &OwnedFd) -> bool {
         && descriptors[0]
             .revents()
             .is_some_and(|events| events.contains(PollFlags::POLLERR))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_searched_on_the_path_of_the_command() {
-        let environment = [("PATH".into(), "/envs/x/bin::/bin".into())];
-        let paths = candidates(b"python", &environment);
-        assert_eq!(
-            paths,
-            [
-                b"/envs/x/bin/python".to_vec(),
-                b"python".to_vec(),
-                b"/bin/python".to_vec()
-            ]
-        );
-        assert_eq!(candidates(b"./python", &environment), [b"./python".to_vec()]);
-        assert_eq!(candidates(b"", &environment), Vec::<Vec<u8>>::new());
-        assert_eq!(candidates(b"sh", &[]).len(), 2);
-    }
 }

@@ -1,11 +1,19 @@
-//! Which environments are mounted or run: the leases of a store beside what the kernel lists.
+//! Which environments are mounted or run: the leases of a store beside what the kernel lists
+//! and what was linked.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
-use envfs_store::lease::{self, LeaseKind};
+use envfs_store::cache::Boot;
+use envfs_store::environment;
+use envfs_store::lease::{self, LeaseKind, LeaseRecord};
+use envfs_store::linked::{self, LinkedRecord};
 use envfs_store::{Digest, Store};
 use nix::errno::Errno;
 
+use crate::backend::Backend;
+use crate::boot;
+use crate::link;
 use crate::mountinfo::{self, MountEntry};
 
 /// Whether anybody answers.
@@ -24,7 +32,9 @@ pub struct Status {
     pub kind: Option<LeaseKind>,
     /// Where it is seen: by all, or for a private run, by its processes.
     pub mount_point: PathBuf,
-    /// The signature, where a lease tells it.
+    /// How it is served, where that is known: of private runs it is not.
+    pub backend: Option<Backend>,
+    /// The signature, where a lease or the store tells it.
     pub signature: Option<Digest>,
     /// Its first digits.
     pub signature_digits: String,
@@ -38,60 +48,153 @@ pub struct Status {
     pub state: State,
 }
 
-/// The mounts and runs of `store`, and the mounts of this machine that no lease of it knows: those of another
-/// store, and those whose server was killed. Sorted by mount point.
+/// The mounts and runs of `store`, and the mounts of this machine that no lease of it knows: those that the kernel serves,
+/// those of another store, and those whose server was killed. Sorted by mount point. Of the mounts only those count that
+/// this process sees.
 ///
 /// # Errors
 /// When the leases or the mounts cannot be read.
 pub fn list(store: &Store) -> Result<Vec<Status>, envfs_store::Error> {
-    let mounts = mountinfo::read().map_err(|source| envfs_store::Error::Io {
-        action: "read",
-        path: "/proc/self/mountinfo".into(),
-        source,
-    })?;
+    let mounts = mountinfo::read().map_err(unreadable)?;
     let mut statuses: Vec<_> = lease::list(store)?
         .into_iter()
-        .map(|lease| {
-            let digits = lease.signature.to_string()[..mountinfo::SOURCE_DIGITS].to_owned();
-            Status {
-                kind: Some(lease.kind),
-                mount_point: lease.mount_point,
-                signature: Some(lease.signature),
-                signature_digits: digits,
-                pid: Some(lease.pid),
-                uid: Some(lease.uid),
-                started_unix_s: Some(lease.started_unix_s),
-                // The lease is held, so its process lives.
-                state: State::Serving,
-            }
-        })
+        .map(|lease| of_lease(lease, &mounts))
         .collect();
-    let known: std::collections::HashSet<_> = statuses.iter().map(|status| status.mount_point.clone()).collect();
+    let known: HashSet<_> = statuses.iter().map(|status| status.mount_point.clone()).collect();
     statuses.extend(
         mounts
             .iter()
             .filter(|mount| !known.contains(&mount.mount_point))
-            .filter_map(without_lease),
+            .filter_map(|mount| without_lease(store, mount)),
+    );
+    let boot = boot::current().ok();
+    statuses.extend(
+        linked::list(store)?
+            .into_iter()
+            .filter(|record| !known.contains(&record.mount_point))
+            .map(|record| of_links(record, boot.as_ref())),
     );
     statuses.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
     Ok(statuses)
 }
 
-fn without_lease(mount: &MountEntry) -> Option<Status> {
-    let digits = mount.signature_digits()?;
+/// An environment that must not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InUse {
+    /// The first digits of its signature: [`mountinfo::SOURCE_DIGITS`] of them.
+    pub signature_digits: String,
+    /// Where it is seen, by whoever sees it there.
+    pub mount_point: PathBuf,
+}
+
+/// All environments of `store` that are in use: by whom holds a lease, and by mounts that the kernel serves, which hold
+/// none. Those are looked for in the mount namespaces of all processes that this one may look at: root sees all of this
+/// machine, except where `/proc` hides them; an ordinary user need not see any, because its own runs hold leases. What is
+/// mounted on other machines that share the store is not seen. Sorted.
+///
+/// # Errors
+/// When the leases or the mounts cannot be read.
+pub fn in_use(store: &Store) -> Result<Vec<InUse>, envfs_store::Error> {
+    let mut found: Vec<_> = lease::list(store)?
+        .into_iter()
+        .map(|lease| InUse {
+            signature_digits: digits(&lease.signature),
+            mount_point: lease.mount_point,
+        })
+        .collect();
+    let objects = objects_of(store);
+    for mounts in mountinfo::read_all_namespaces().map_err(unreadable)? {
+        let ours = mounts.into_iter().filter(|mount| mount.may_take_content_from(&objects));
+        found.extend(ours.filter_map(|mount| {
+            Some(InUse {
+                signature_digits: mount.signature_digits()?.to_owned(),
+                mount_point: mount.mount_point,
+            })
+        }));
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn of_lease(lease: LeaseRecord, mounts: &[MountEntry]) -> Status {
+    let mounted = mountinfo::at(mounts, &lease.mount_point);
+    let backend = match (lease.kind, mounted) {
+        (_, Some(mount)) if mount.is_kernel() => Some(Backend::Kernel),
+        (_, Some(mount)) if mount.is_envfs() => Some(Backend::Fuse),
+        (LeaseKind::Mount, None) if link::is_linked(&lease.mount_point) => Some(Backend::Link),
+        _ => None,
+    };
+    Status {
+        kind: Some(lease.kind),
+        backend,
+        mount_point: lease.mount_point,
+        signature: Some(lease.signature),
+        signature_digits: digits(&lease.signature),
+        pid: Some(lease.pid),
+        uid: Some(lease.uid),
+        started_unix_s: Some(lease.started_unix_s),
+        // The lease is held, so its process lives.
+        state: State::Serving,
+    }
+}
+
+fn without_lease(store: &Store, mount: &MountEntry) -> Option<Status> {
+    let digits = mount.signature_digits()?.to_owned();
+    let is_kernel = mount.is_kernel();
     // statfs(2) is never answered from a cache. Any other answer than this one came from somewhere.
-    let is_dead = matches!(
-        nix::sys::statfs::statfs(&mount.mount_point),
-        Err(Errno::ENOTCONN | Errno::ECONNABORTED)
-    );
+    let is_dead = !is_kernel
+        && matches!(
+            nix::sys::statfs::statfs(&mount.mount_point),
+            Err(Errno::ENOTCONN | Errno::ECONNABORTED)
+        );
+    let signature = mount
+        .may_take_content_from(&objects_of(store))
+        .then(|| environment::find(store, &digits).ok())
+        .flatten()
+        .map(|environment| environment.signature);
     Some(Status {
-        kind: None,
+        kind: is_kernel.then_some(LeaseKind::Mount),
+        backend: Some(if is_kernel { Backend::Kernel } else { Backend::Fuse }),
         mount_point: mount.mount_point.clone(),
-        signature: None,
-        signature_digits: digits.to_owned(),
+        signature,
+        signature_digits: digits,
         pid: None,
         uid: mount.uid(),
         started_unix_s: None,
         state: if is_dead { State::Dead } else { State::Serving },
     })
+}
+
+/// What an earlier boot linked may not be what it wrote.
+fn of_links(record: LinkedRecord, boot: Option<&Boot>) -> Status {
+    let is_dead = boot.is_some_and(|boot| boot.id != record.boot);
+    Status {
+        kind: Some(LeaseKind::Mount),
+        backend: Some(Backend::Link),
+        mount_point: record.mount_point,
+        signature: Some(record.signature),
+        signature_digits: digits(&record.signature),
+        pid: None,
+        uid: Some(record.uid),
+        started_unix_s: Some(record.started_unix_s),
+        state: if is_dead { State::Dead } else { State::Serving },
+    }
+}
+
+fn digits(signature: &Digest) -> String {
+    signature.to_string()[..mountinfo::SOURCE_DIGITS].to_owned()
+}
+
+/// Where the kernel finds whole objects, as the mount table shows it.
+fn objects_of(store: &Store) -> PathBuf {
+    store.root().join("objects")
+}
+
+fn unreadable(source: std::io::Error) -> envfs_store::Error {
+    envfs_store::Error::Io {
+        action: "read",
+        path: "/proc/self/mountinfo".into(),
+        source,
+    }
 }

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::mount::MntFlags;
 use nix::unistd::Pid;
 
-use crate::fusermount;
 use crate::holders::{Holder, holders};
+use crate::link::{self, LinkError};
+use crate::mount::fusermount;
 use crate::mountinfo::{self, MountEntry};
 use crate::process;
 
@@ -68,6 +69,9 @@ pub enum UnmountError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A directory of links cannot be removed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// The leases cannot be read.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
@@ -75,12 +79,19 @@ pub enum UnmountError {
 
 /// Unmounts what is mounted at `path`, and waits until its server has ended. A mount whose server is already gone
 /// is unmounted too. With `lazy` it vanishes from the directory tree at once, and its server ends with the last
-/// process that uses it, which is not waited for.
+/// process that uses it, which is not waited for. Of an environment that was linked the files are removed; with `lazy` also
+/// what others have put among them.
 ///
 /// # Errors
 /// When nothing of ours is mounted there, it is in use, or it is somebody else's.
 pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountError> {
-    let entry = find(path)?;
+    let entry = match find(path) {
+        Err(UnmountError::NotMounted(_)) if path.canonicalize().is_ok_and(|path| link::is_linked(&path)) => {
+            let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            return Ok(link::remove(&canonical, lazy)?);
+        }
+        found => found?,
+    };
     let mount_point = &entry.mount_point;
     let server = server_of(store, mount_point)?;
     detach(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;

@@ -19,15 +19,17 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use envfs_fuse::backend::{self, Backend};
 use envfs_fuse::mount::MountOptions;
 use envfs_fuse::run::{self, Place, RunError};
-use envfs_fuse::server::{self, Service};
+use envfs_fuse::service::Service;
 use envfs_fuse::status::{self, Status};
 use envfs_fuse::{mountinfo, unmount};
 use envfs_store::lease::{self, LeaseKind};
 use envfs_store::tree::Tree;
 use envfs_store::view::View;
 use envfs_store::{Digest, Store};
+use nix::errno::Errno;
 
 /// The user that plays the ordinary one when the tests are run by root: `nobody` of Debian.
 const ORDINARY_UID: u32 = 65534;
@@ -39,18 +41,22 @@ const TEST_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs: Needs,
+    /// By which backends it is run.
+    pub(crate) by: &'static [Backend],
     pub(crate) run: fn(&Sandbox),
 }
 
 /// What a test needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// A mount that all see: root, or fusermount3.
+    /// A mount that all see: root, or for FUSE, fusermount3.
     PublicMount,
     /// A mount that only a command sees: root, or user namespaces.
     PrivateMount,
     /// Root.
     Root,
+    /// Nothing: it looks itself what works.
+    Nothing,
 }
 
 /// A store, an environment and a mount point of their own.
@@ -58,18 +64,50 @@ pub(crate) struct Sandbox {
     pub(crate) directory: PathBuf,
     pub(crate) store: Store,
     pub(crate) tree: Arc<Tree>,
+    pub(crate) tree_name: Digest,
     pub(crate) signature: Digest,
+    pub(crate) backend: Backend,
 }
 
 impl Sandbox {
-    fn make(directory: PathBuf) -> Self {
+    fn make(directory: PathBuf, backend: Backend) -> Self {
         let (store, tree) = fixture::make(&directory.join("store"));
         fs::create_dir(directory.join("mount point")).unwrap();
+        if backend == Backend::Link {
+            // What is lost cannot be linked.
+            fixture::heal(&store);
+        }
         Self {
+            tree_name: only_tree(&store),
             directory,
             store,
             tree,
             signature: Digest::of(b"the sample environment"),
+            backend,
+        }
+    }
+
+    /// One that another process has made.
+    fn open(directory: PathBuf, backend: Backend) -> Self {
+        let store = Store::open(&directory.join("store")).unwrap();
+        let tree_name = only_tree(&store);
+        Self {
+            tree: Arc::new(store.tree(&tree_name).unwrap()),
+            directory,
+            store,
+            tree_name,
+            signature: Digest::of(b"the sample environment"),
+            backend,
+        }
+    }
+
+    /// The same with the store opened anew.
+    pub(crate) fn reopen(&self, store: Store) -> Self {
+        Self {
+            tree: Arc::new(store.tree(&self.tree_name).unwrap()),
+            directory: self.directory.clone(),
+            store,
+            ..*self
         }
     }
 
@@ -89,6 +127,7 @@ impl Sandbox {
         Service {
             store: self.store.clone(),
             view: View::new(&self.store, Arc::clone(&self.tree), mount_point).unwrap(),
+            tree: self.tree_name,
             signature: self.signature,
             mount_point: mount_point.to_owned(),
             kind,
@@ -106,7 +145,8 @@ impl Sandbox {
     pub(crate) fn mount(&self) -> PathBuf {
         let mount_point = self.mount_point();
         let service = self.service(&mount_point, LeaseKind::Mount);
-        server::mount_in_background(service, &self.options(), None).unwrap();
+        let taken = backend::mount_in_background(&service, &self.options(), Some(self.backend), None).unwrap();
+        assert_eq!(taken, self.backend);
         mount_point
     }
 
@@ -120,7 +160,7 @@ impl Sandbox {
     }
 
     pub(crate) fn run_at(&self, prefix: &Path, place: Place, words: &[&str]) -> Result<u8, RunError> {
-        let command = run::Command {
+        let command = envfs_fuse::Command {
             program: words[0].into(),
             arguments: words[1..].iter().map(Into::into).collect(),
             environment: vec![
@@ -129,7 +169,16 @@ impl Sandbox {
                 ("D".into(), self.directory.clone().into()),
             ],
         };
-        run::run(self.service(prefix, LeaseKind::Run), &self.options(), place, &command)
+        let service = self.service(prefix, LeaseKind::Run);
+        run::run(&service, &self.options(), place, Some(self.backend), &command)
+    }
+
+    /// What opening or reading a file gives whose bytes are lost. Overlayfs does not find them; a server says why.
+    pub(crate) fn lost_errno(&self) -> Errno {
+        match self.backend {
+            Backend::Kernel if nix::unistd::geteuid().is_root() => Errno::ENOENT,
+            _ => Errno::EIO,
+        }
     }
 
     /// What `envfs ps` would show of this store.
@@ -154,6 +203,20 @@ impl Sandbox {
     }
 }
 
+/// The name of the one tree in `store`.
+pub(crate) fn only_tree(store: &Store) -> Digest {
+    let mut trees = fs::read_dir(store.root().join("trees")).unwrap();
+    trees
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
 /// Waits until `condition` holds; fails after ten seconds.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -165,15 +228,18 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, name, directory] = arguments.as_slice()
+    if let [flag, name, backend, directory] = arguments.as_slice()
         && flag == "--case"
     {
-        return run_case(name, directory.into());
+        return run_case(name, backend.parse().unwrap(), directory.into());
     }
-    if let [flag, store, outer] = arguments.as_slice()
-        && flag == "--nested"
-    {
-        return mounted_cases::nested(Path::new(store), Path::new(outer));
+    if let [flag, backend, directory, prefix] = arguments.as_slice() {
+        let inside = Sandbox::open(directory.into(), backend.parse().unwrap());
+        match flag.as_str() {
+            "--nested" => return mounted_cases::nested(inside, Path::new(prefix)),
+            "--compare" => return mounted_cases::compare(&inside, Path::new(prefix)),
+            _ => {}
+        }
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let mut failures = 0;
@@ -187,14 +253,17 @@ fn main() -> ExitCode {
         if as_ordinary != (uid != 0) {
             continue;
         }
-        for case in mounted_cases::CASES {
-            let name = format!("{} as uid {uid}", case.name);
+        let cases = mounted_cases::CASES
+            .iter()
+            .flat_map(|case| case.by.iter().map(move |backend| (case, *backend)));
+        for (case, backend) in cases {
+            let name = format!("{} by {backend} as uid {uid}", case.name);
             if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
                 continue;
             }
-            match missing(case.needs, uid) {
+            match missing(case.needs, backend, uid) {
                 Some(reason) => eprintln!("SKIPPED: {name}: {reason}"),
-                None if spawn_case(case, uid) => println!("test {name} ... ok"),
+                None if spawn_case(case, backend, uid) => println!("test {name} ... ok"),
                 None => {
                     println!("test {name} ... FAILED");
                     failures += 1;
@@ -206,16 +275,30 @@ fn main() -> ExitCode {
 }
 
 /// What this machine lacks for such a test, if anything.
-fn missing(needs: Needs, uid: u32) -> Option<String> {
+fn missing(needs: Needs, backend: Backend, uid: u32) -> Option<String> {
+    if needs == Needs::Root && uid != 0 {
+        return Some("only root does this".into());
+    }
+    if backend == Backend::Link || needs == Needs::Nothing {
+        return None;
+    }
+    if backend == Backend::Kernel {
+        let since = if uid == 0 { (6, 13) } else { (6, 16) };
+        let release = envfs_fuse::kernel::release();
+        let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < since {
+            return Some(format!("Linux {release} is older than {}.{}", since.0, since.1));
+        }
+        if needs == Needs::PublicMount && uid != 0 {
+            return Some("only root does this".into());
+        }
+    }
     let device = fs::metadata("/dev/fuse");
     let Ok(device) = device else {
         return Some("/dev/fuse does not exist".into());
     };
     if uid == 0 {
         return None;
-    }
-    if needs == Needs::Root {
-        return Some("only root does this".into());
     }
     if device.permissions().mode() & 0o006 != 0o006 {
         return Some("/dev/fuse is not open to ordinary users: `chmod 666 /dev/fuse`".into());
@@ -242,11 +325,14 @@ fn missing(needs: Needs, uid: u32) -> Option<String> {
 }
 
 /// Runs a case in a new process and a new directory. Says whether it passed.
-fn spawn_case(case: &Case, uid: u32) -> bool {
+fn spawn_case(case: &Case, backend: Backend, uid: u32) -> bool {
     let directory = tempfile::Builder::new().prefix("envfs-fuse-test-").tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.arg("--case").arg(case.name).arg(&path).current_dir("/");
+    command
+        .args(["--case", case.name, backend.name()])
+        .arg(&path)
+        .current_dir("/");
     if nix::unistd::geteuid().is_root() && uid != 0 {
         std::os::unix::fs::chown(&path, Some(uid), Some(uid)).unwrap();
         command.uid(uid).gid(uid);
@@ -274,8 +360,8 @@ fn spawn_case(case: &Case, uid: u32) -> bool {
     passed
 }
 
-fn run_case(name: &str, directory: PathBuf) -> ExitCode {
+fn run_case(name: &str, backend: Backend, directory: PathBuf) -> ExitCode {
     let case = mounted_cases::CASES.iter().find(|case| case.name == name).unwrap();
-    (case.run)(&Sandbox::make(directory));
+    (case.run)(&Sandbox::make(directory, backend));
     ExitCode::SUCCESS
 }

@@ -1,47 +1,49 @@
 //! A lock becomes an environment in the store: archives are fetched and ingested, many at a time, then linked.
 //!
-//! Whatever is there already is used, whoever made it; what is being made by another process is waited for. Knows how
-//! the rooms below work together, and nothing of what is inside them.
+//! Knows how the rooms below work together, and nothing of what is inside them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod base;
+mod bring;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use envfs_store::Store;
 use envfs_store::digest::Sha256;
-use envfs_store::environment::{self, Environment, Package};
+use envfs_store::environment::{self, Environment, Package, PackageKind};
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
 use envfs_store::signature::Identity;
-use envfs_store::tree::Tree;
 use envfs_store::tree::merge::Clash;
 use envfs_store::workspace::Workspace;
-use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::Semaphore;
+use envfs_store::{Digest, Store};
 use tokio::task;
 
-use crate::archive::{self, ArchiveError};
-use crate::fetch::{FetchError, FetchProgress};
-use crate::link::{self, Base, LinkError, Linkage};
+use crate::archive::ArchiveError;
+use crate::bytecode::{self, Bytecode, BytecodeError};
+use crate::fetch::FetchError;
+use crate::link::{self, LinkError, Linkage};
 use crate::network::Network;
 use crate::package::{LockedPackage, PackageError, link_order};
+use crate::pypi::{LockedWheel, wheel_order};
 use crate::subdir::Subdir;
-
-/// How many archives are fetched at a time: enough to hide latency, few enough for a server to bear.
-const MAX_FETCHES: usize = 8;
-
-/// How many archives are ingested at a time. Each may need 128 MiB for its decompressor.
-const MAX_INGESTS: usize = 2;
+use crate::wheel::WheelError;
+use base::OpenBase;
+use bring::{Archive, Brought, Destination, bring_all};
 
 /// What is to be built.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// The packages, in any order.
+    /// The conda packages, in any order.
     pub packages: Vec<LockedPackage>,
+    /// The wheels, in any order. They are for the Python among the packages.
+    pub wheels: Vec<LockedWheel>,
     /// The platform.
     pub subdir: Subdir,
     /// Environment variables that activation sets.
     pub variables: BTreeMap<String, String>,
-    /// The environment to inherit from: all its packages must be among `packages`.
+    /// Whether modules of noarch packages and wheels are compiled, by the Python among the packages.
+    pub bytecode: bool,
+    /// The environment to inherit from: all its packages must be among `packages` and `wheels`.
     pub base: Option<Environment>,
 }
 
@@ -82,12 +84,18 @@ pub enum BuildError {
     /// An archive was refused.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// A wheel was refused.
+    #[error(transparent)]
+    Wheel(#[from] WheelError),
     /// The packages contradict each other.
     #[error(transparent)]
     Package(#[from] PackageError),
     /// The packages cannot be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Modules cannot be compiled.
+    #[error(transparent)]
+    Bytecode(#[from] BytecodeError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
@@ -119,46 +127,56 @@ pub async fn build(
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }
-    let workspace = Arc::new(Workspace::create(store)?);
-    let brought = bring_all(store, network, &workspace, &request.packages, progress).await?;
-    let written = brought
+    let destination = Destination {
+        store: store.clone(),
+        workspace: Arc::new(Workspace::create(store)?),
+    };
+    let packages = request
+        .packages
         .iter()
-        .map(|package| package.written)
-        .fold(Written::default(), |mut sum, written| {
-            sum += written;
-            sum
-        });
-    let new_packages = brought.iter().filter(|package| package.written.inodes > 0).count();
-    let store = store.clone();
+        .map(|package| Archive::Package(Box::new(package.clone())));
+    let archives = packages
+        .chain(
+            request
+                .wheels
+                .iter()
+                .map(|wheel| Archive::Wheel(Box::new(wheel.clone()))),
+        )
+        .collect();
+    let brought = bring_all(&destination, network, archives, progress).await?;
+    let mut written = Written::default();
+    for archive in &brought {
+        written += archive.written;
+    }
+    let new_packages = brought.iter().filter(|archive| archive.written.inodes > 0).count();
     blocking(move || {
-        let packages = in_link_order(brought)?;
-        finish(&store, &workspace, &request, &packages, new_packages, written)
+        let contents = Contents::in_link_order(brought)?;
+        finish(&destination, &request, &contents, new_packages, written)
     })
     .await
 }
 
-/// A package whose layer is in the store.
-struct Brought {
-    package: LockedPackage,
-    layer: Layer,
-    written: Written,
-}
-
 /// The environment, if it was built before. Only possible where the lock holds every digest.
 fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, BuildError> {
-    if !request
-        .packages
-        .iter()
-        .all(|package| package.is_complete() && package.sha256().is_some())
-    {
+    let is_known = |package: &LockedPackage| package.is_complete() && package.sha256().is_some();
+    if !request.packages.iter().all(is_known) || request.wheels.iter().any(|wheel| wheel.sha256().is_none()) {
         return Ok(None);
     }
-    let ordered = link_order(request.packages.clone())?;
-    let archives = ordered
-        .iter()
-        .filter_map(|package| package.sha256().map(Sha256::from_bytes))
-        .collect();
-    let signature = identity(request, archives).signature();
+    let packages = link_order(request.packages.clone())?;
+    let wheels = wheel_order(request.wheels.clone())?;
+    let signature = identity(
+        request,
+        packages
+            .iter()
+            .filter_map(LockedPackage::sha256)
+            .map(Sha256::from_bytes)
+            .collect(),
+        wheels
+            .iter()
+            .filter_map(LockedWheel::sha256)
+            .map(Sha256::from_bytes)
+            .collect(),
+    );
     Ok(environment::get(store, &signature)?.map(reused))
 }
 
@@ -173,144 +191,91 @@ fn reused(environment: Environment) -> Built {
     }
 }
 
-fn identity(request: &BuildRequest, archives: Vec<Sha256>) -> Identity {
-    Identity {
+fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) -> Digest {
+    let identity = Identity {
         subdir: request.subdir.to_string(),
-        options: BTreeMap::new(),
+        options: match request.bytecode {
+            true => BTreeMap::new(),
+            false => BTreeMap::from([("pyc".to_owned(), "off".to_owned())]),
+        },
         variables: request.variables.clone(),
         archives,
-    }
-}
-
-async fn bring_all(
-    store: &Store,
-    network: &Network,
-    workspace: &Arc<Workspace>,
-    packages: &[LockedPackage],
-    progress: &dyn BuildProgress,
-) -> Result<Vec<Brought>, BuildError> {
-    let missing: Vec<&LockedPackage> = packages.iter().filter(|package| !is_in_store(store, package)).collect();
-    let bytes = missing.iter().filter_map(|package| package.size_bytes()).sum();
-    progress.missing(missing.len(), bytes);
-    let ingests = Arc::new(Semaphore::new(MAX_INGESTS));
-    stream::iter(
-        packages
-            .iter()
-            .map(|package| bring(store, network, workspace, &ingests, package, progress)),
-    )
-    .buffer_unordered(MAX_FETCHES)
-    .try_collect()
-    .await
-}
-
-fn is_in_store(store: &Store, package: &LockedPackage) -> bool {
-    package
-        .sha256()
-        .is_some_and(|sha256| store.has_layer(&Sha256::from_bytes(sha256)))
-}
-
-/// Makes sure that the layer of `package` is in the store.
-async fn bring(
-    store: &Store,
-    network: &Network,
-    workspace: &Arc<Workspace>,
-    ingests: &Arc<Semaphore>,
-    package: &LockedPackage,
-    progress: &dyn BuildProgress,
-) -> Result<Brought, BuildError> {
-    if let Some(found) = existing(store, package).await? {
-        return Ok(found);
-    }
-    let (name, url) = (package.file_name(), package.url().to_owned());
-    let reservation = {
-        let store = store.clone();
-        let key = package.sha256().map_or_else(
-            || format!("url-{}", envfs_store::Digest::of(url.as_bytes())),
-            |sha256| format!("layer-{}", Sha256::from_bytes(sha256)),
-        );
-        blocking(move || Ok(store.reserve(&key)?)).await?
+        wheels,
     };
-    // Somebody else may have made it while we waited.
-    if let Some(found) = existing(store, package).await? {
-        return Ok(found);
-    }
-    let archive = network
-        .fetch_archive(package, &store.spool(), &Forward::new(progress))
-        .await?;
-    let permit = Arc::clone(ingests)
-        .acquire_owned()
-        .await
-        .map_err(|error| BuildError::Worker(error.to_string()))?;
-    let (store, workspace, locked) = (store.clone(), Arc::clone(workspace), package.clone());
-    let brought = blocking(move || {
-        let _held = (permit, reservation);
-        let sha256 = Sha256::from_bytes(archive.sha256);
-        let (layer, written) = match store.layer(&sha256)? {
-            Some(layer) => (layer, Written::default()),
-            None => archive::ingest(&store, &workspace, archive.file, &name, sha256)?,
-        };
-        complete(locked, layer, archive.size_bytes, written)
-    })
-    .await?;
-    progress.ingested(package.name());
-    Ok(brought)
+    identity.signature()
 }
 
-async fn existing(store: &Store, package: &LockedPackage) -> Result<Option<Brought>, BuildError> {
-    let Some(sha256) = package.sha256().map(Sha256::from_bytes) else {
-        return Ok(None);
-    };
-    let (store, package) = (store.clone(), package.clone());
-    blocking(move || match store.layer(&sha256)? {
-        None => Ok(None),
-        Some(layer) => {
-            let size_bytes = package.size_bytes().unwrap_or_default();
-            complete(package, layer, size_bytes, Written::default()).map(Some)
+/// What an environment is made of, in link order, with its layers.
+struct Contents {
+    packages: Vec<(LockedPackage, Layer)>,
+    wheels: Vec<(LockedWheel, Layer)>,
+}
+
+impl Contents {
+    fn in_link_order(brought: Vec<Brought>) -> Result<Self, BuildError> {
+        let (mut packages, mut wheels) = (Vec::new(), Vec::new());
+        let mut layers = BTreeMap::new();
+        for Brought { archive, layer, .. } in brought {
+            let key = match archive {
+                Archive::Package(package) => {
+                    let key = (PackageKind::Conda, package.name().to_owned());
+                    packages.push(*package);
+                    key
+                }
+                Archive::Wheel(wheel) => {
+                    let key = (PackageKind::Pypi, wheel.name().to_owned());
+                    wheels.push(*wheel);
+                    key
+                }
+            };
+            layers.insert(key, layer);
         }
-    })
-    .await
-}
-
-/// Fills in what only the archive says, where the lock says little.
-fn complete(package: LockedPackage, layer: Layer, size_bytes: u64, written: Written) -> Result<Brought, BuildError> {
-    let sha256 = *layer.archive.as_bytes();
-    let package = match layer.info.get("index.json") {
-        Some(index) if !package.is_complete() => package.completed_from_index_json(index, sha256, size_bytes)?,
-        _ => package.with_sha256(sha256),
-    };
-    Ok(Brought {
-        package,
-        layer,
-        written,
-    })
-}
-
-fn in_link_order(brought: Vec<Brought>) -> Result<Vec<(LockedPackage, Layer)>, BuildError> {
-    let order = link_order(brought.iter().map(|brought| brought.package.clone()).collect())?;
-    let mut layers: BTreeMap<String, Layer> = brought
-        .into_iter()
-        .map(|brought| (brought.package.name().to_owned(), brought.layer))
-        .collect();
-    Ok(order
-        .into_iter()
-        .filter_map(|package| {
-            let layer = layers.remove(package.name())?;
-            Some((package, layer))
+        let mut layer_of = |kind, name: &str| layers.remove(&(kind, name.to_owned()));
+        Ok(Self {
+            packages: link_order(packages)?
+                .into_iter()
+                .filter_map(|package| layer_of(PackageKind::Conda, package.name()).map(|layer| (package, layer)))
+                .collect(),
+            wheels: wheel_order(wheels)?
+                .into_iter()
+                .filter_map(|wheel| layer_of(PackageKind::Pypi, wheel.name()).map(|layer| (wheel, layer)))
+                .collect(),
         })
-        .collect())
+    }
+
+    fn signature(&self, request: &BuildRequest) -> Digest {
+        let archives = self.packages.iter().map(|(_, layer)| layer.archive).collect();
+        let wheels = self.wheels.iter().map(|(_, layer)| layer.archive).collect();
+        identity(request, archives, wheels)
+    }
+
+    /// The layers whose modules may come without bytecode.
+    fn sources(&self) -> Vec<&Layer> {
+        let packages = self.packages.iter().map(|(_, layer)| layer);
+        packages.chain(self.wheels.iter().map(|(_, layer)| layer)).collect()
+    }
+
+    /// What an environment's record says of them.
+    fn described(&self) -> Vec<Package> {
+        let packages = self
+            .packages
+            .iter()
+            .map(|(package, layer)| describe_package(package, layer));
+        packages
+            .chain(self.wheels.iter().map(|(wheel, layer)| describe_wheel(wheel, layer)))
+            .collect()
+    }
 }
 
 /// Links the packages and records the environment, unless somebody else has.
 fn finish(
-    store: &Store,
-    workspace: &Workspace,
+    Destination { store, workspace }: &Destination,
     request: &BuildRequest,
-    packages: &[(LockedPackage, Layer)],
+    contents: &Contents,
     new_packages: usize,
     mut written: Written,
 ) -> Result<Built, BuildError> {
-    let archives = packages.iter().map(|(_, layer)| layer.archive).collect();
-    let signature = identity(request, archives).signature();
+    let signature = contents.signature(request);
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(environment) = environment::get(store, &signature)? {
         return Ok(Built {
@@ -319,13 +284,21 @@ fn finish(
             ..reused(environment)
         });
     }
+    let (bytecode, compiled) = match request.bytecode {
+        true => bytecode::bring(store, workspace, &contents.packages, &contents.sources())?,
+        false => (Bytecode::new(), Written::default()),
+    };
+    written += compiled;
+    let mut described = contents.described();
     let base = request
         .base
         .as_ref()
-        .map(|base| OpenBase::open(store, base, packages))
+        .map(|base| OpenBase::open(store, base, &described))
         .transpose()?;
     let linkage = Linkage {
-        packages,
+        packages: &contents.packages,
+        wheels: &contents.wheels,
+        bytecode: &bytecode,
         subdir: request.subdir,
         variables: &request.variables,
         base: base.as_ref().map(OpenBase::as_base),
@@ -335,11 +308,11 @@ fn finish(
     written.inodes += 1; // the record itself
     let mut environment = Environment::new(signature, request.subdir.to_string(), linked.tree.digest);
     environment.base = base.as_ref().map(|base| base.environment.signature);
-    environment.packages = packages
-        .iter()
-        .filter(|(_, layer)| base.as_ref().is_none_or(|base| !base.archives.contains(&layer.archive)))
-        .map(|(package, layer)| describe(package, layer))
-        .collect();
+    described.retain(|package| {
+        base.as_ref()
+            .is_none_or(|base| !base.archives.contains(&package.sha256))
+    });
+    environment.packages = described;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
     environment.publish(store, workspace)?;
@@ -353,47 +326,9 @@ fn finish(
     })
 }
 
-/// A base with its tree mapped.
-struct OpenBase<'a> {
-    environment: &'a Environment,
-    tree: Tree,
-    archives: BTreeSet<Sha256>,
-}
-
-impl<'a> OpenBase<'a> {
-    fn open(
-        store: &Store,
-        environment: &'a Environment,
-        packages: &[(LockedPackage, Layer)],
-    ) -> Result<Self, BuildError> {
-        let mut archives = BTreeSet::new();
-        for package in environment.all_packages(store)? {
-            if !packages.iter().any(|(_, layer)| layer.archive == package.sha256) {
-                return Err(BuildError::NotABase {
-                    base: environment.signature.to_string(),
-                    package: package.dist_name(),
-                });
-            }
-            archives.insert(package.sha256);
-        }
-        Ok(Self {
-            environment,
-            tree: store.tree(&environment.tree)?,
-            archives,
-        })
-    }
-
-    fn as_base(&self) -> Base<'_> {
-        Base {
-            environment: self.environment,
-            tree: &self.tree,
-            archives: &self.archives,
-        }
-    }
-}
-
-fn describe(package: &LockedPackage, layer: &Layer) -> Package {
+fn describe_package(package: &LockedPackage, layer: &Layer) -> Package {
     Package {
+        kind: PackageKind::Conda,
         name: package.name().to_owned(),
         version: package.version(),
         build: package.build().to_owned(),
@@ -404,36 +339,17 @@ fn describe(package: &LockedPackage, layer: &Layer) -> Package {
     }
 }
 
-/// Sums up the fetches of a build.
-struct Forward<'a> {
-    progress: &'a dyn BuildProgress,
-    fetched: std::sync::atomic::AtomicI64,
-}
-
-impl<'a> Forward<'a> {
-    fn new(progress: &'a dyn BuildProgress) -> Self {
-        Self {
-            progress,
-            fetched: std::sync::atomic::AtomicI64::new(0),
-        }
+fn describe_wheel(wheel: &LockedWheel, layer: &Layer) -> Package {
+    Package {
+        kind: PackageKind::Pypi,
+        name: wheel.name().to_owned(),
+        version: wheel.version().to_owned(),
+        build: wheel.file_name().tag(),
+        subdir: String::new(),
+        url: wheel.redacted_url(),
+        sha256: layer.archive,
+        size_bytes: wheel.size_bytes().unwrap_or_default(),
     }
-}
-
-impl FetchProgress for Forward<'_> {
-    fn started(&self, _total_bytes: Option<u64>) {}
-
-    fn advanced(&self, bytes: u64) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.fetched.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-        self.progress.fetched(bytes);
-    }
-
-    fn restarted(&self) {
-        self.progress
-            .fetched(-self.fetched.swap(0, std::sync::atomic::Ordering::Relaxed));
-    }
-
-    fn finished(&self) {}
 }
 
 /// Runs what may block beside the asynchronous work.

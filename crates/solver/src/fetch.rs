@@ -10,10 +10,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use url::Url;
-
 use crate::network::{Network, redact};
 use crate::package::LockedPackage;
+use crate::pypi::LockedWheel;
 use spool::{Digests, Wanted};
 
 /// An archive whose bytes are those of the lock.
@@ -25,7 +24,7 @@ pub struct FetchedArchive {
     pub sha256: [u8; 32],
     /// Its length.
     pub size_bytes: u64,
-    /// Its name in the channel, such as `zlib-1.3.1-h0_0.conda`.
+    /// Its name in the channel or index, such as `zlib-1.3.1-h0_0.conda`.
     pub file_name: String,
 }
 
@@ -69,15 +68,36 @@ impl Network {
         spool_dir: &Path,
         progress: &dyn FetchProgress,
     ) -> Result<FetchedArchive, FetchError> {
-        let url = &package.record().url;
-        let wanted = Wanted::of(package);
+        self.fetch(&Wanted::of_package(package), spool_dir, progress).await
+    }
+
+    /// Brings a wheel and checks it, as [`fetch_archive`](Self::fetch_archive) does with the archive of a package.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fetch_wheel(
+        &self,
+        wheel: &LockedWheel,
+        spool_dir: &Path,
+        progress: &dyn FetchProgress,
+    ) -> Result<FetchedArchive, FetchError> {
+        self.fetch(&Wanted::of_wheel(wheel), spool_dir, progress).await
+    }
+
+    async fn fetch(
+        &self,
+        wanted: &Wanted,
+        spool_dir: &Path,
+        progress: &dyn FetchProgress,
+    ) -> Result<FetchedArchive, FetchError> {
+        let url = &wanted.url;
         match url.scheme() {
-            "file" => open_in_place(url, package, &wanted, progress).await,
+            "file" => open_in_place(wanted, progress).await,
             "http" | "https" | "oci" => {
                 if self.is_offline() {
                     return Err(FetchError::Offline { url: redact(url) });
                 }
-                download::download(self, package, &wanted, spool_dir, progress).await
+                download::download(self, wanted, spool_dir, progress).await
             }
             scheme => Err(FetchError::UnsupportedScheme {
                 scheme: scheme.to_owned(),
@@ -98,14 +118,14 @@ pub enum FetchError {
         url: String,
     },
     /// The server, or the disk, has no such file.
-    #[error("{url} does not exist; if its channel has dropped the package, lock again")]
+    #[error("{url} does not exist; if its channel or index has dropped it, lock again")]
     NotFound {
         /// The archive.
         url: String,
     },
     /// The server wants to know who asks, or forbids it to the one who does.
     #[error(
-        "{url} is refused with HTTP status {status}; the channel needs credentials: store a token for its host with \
+        "{url} is refused with HTTP status {status}; the channel or index needs credentials: store a token for its host with \
          `pixi auth login` or `rattler auth login`, or put it into ~/.netrc"
     )]
     Refused {
@@ -115,7 +135,7 @@ pub enum FetchError {
         status: u16,
     },
     /// The server answers with something that no retry will mend.
-    #[error("{url} is answered with HTTP status {status}; look at the channel's address")]
+    #[error("{url} is answered with HTTP status {status}; look at the address of the channel or index")]
     Status {
         /// The archive.
         url: String,
@@ -148,7 +168,7 @@ pub enum FetchError {
     },
     /// Other bytes than the lock says.
     #[error(
-        "{url} has {algorithm} {found} but the lock says {expected}; the file was changed or damaged: do not use it, lock again if the channel replaced it on purpose"
+        "{url} has {algorithm} {found} but the lock says {expected}; the file was changed or damaged: do not use it, lock again if it was replaced on purpose"
     )]
     WrongDigest {
         /// The archive.
@@ -181,16 +201,12 @@ pub enum FetchError {
     },
 }
 
-async fn open_in_place(
-    url: &Url,
-    package: &LockedPackage,
-    wanted: &Wanted,
-    progress: &dyn FetchProgress,
-) -> Result<FetchedArchive, FetchError> {
+async fn open_in_place(wanted: &Wanted, progress: &dyn FetchProgress) -> Result<FetchedArchive, FetchError> {
+    let url = &wanted.url;
     let path = url
         .to_file_path()
         .map_err(|()| FetchError::NotFound { url: redact(url) })?;
-    progress.started(package.size_bytes());
+    progress.started(wanted.size_bytes);
     let opened = tokio::task::spawn_blocking({
         let (path, wanted) = (path.clone(), wanted.clone());
         move || -> io::Result<(File, Digests)> {
@@ -221,12 +237,12 @@ async fn open_in_place(
     };
     progress.advanced(digests.size_bytes());
     let size_bytes = digests.size_bytes();
-    let sha256 = digests.check(wanted, url)?;
+    let sha256 = digests.check(wanted)?;
     progress.finished();
     Ok(FetchedArchive {
         file,
         sha256,
         size_bytes,
-        file_name: package.file_name(),
+        file_name: wanted.file_name.clone(),
     })
 }

@@ -5,28 +5,51 @@
 
 mod archive;
 mod build;
+mod bytecode;
 mod channel;
+mod direct_url;
+mod export;
 mod fetch;
 mod link;
 mod lock;
 mod network;
 mod package;
+mod pylock;
+mod pypi;
+mod python;
+mod python_lock;
+mod requirements;
 mod retry;
 mod solve;
 mod spec;
 mod subdir;
+mod uv;
+mod wheel;
+mod wheel_metadata;
+mod wheels;
 
 pub use archive::ArchiveError;
 pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
+pub use bytecode::BytecodeError;
 pub use channel::ChannelError;
+pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use link::LinkError;
-pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat};
+pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
 pub use package::{LockedPackage, PackageError, link_order};
+pub use pylock::PylockError;
+pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};
+pub use python::{PythonError, PythonTarget};
+pub use python_lock::{PythonLock, PythonLockError, Selection};
+pub use requirements::{Parts, RequirementError, Requirements};
 pub use solve::{
     ChannelPriority, ExcludeNewer, ParseExcludeNewerError, Solution, SolveError, SolveRequest, VirtualPackageError,
     VirtualPackages, solve,
 };
 pub use spec::{Spec, SpecError};
 pub use subdir::{Subdir, UnknownSubdir};
+pub use uv::{Uv, UvError, UvOptions};
+pub use wheel::WheelError;
+pub use wheel_metadata::complete_wheels;
+pub use wheels::{WheelRequest, WheelsError, resolve_wheels};

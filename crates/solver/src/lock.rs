@@ -8,6 +8,7 @@ mod explicit;
 mod pixi;
 #[cfg(test)]
 mod tests;
+mod wheels;
 
 use std::fmt;
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::package::{LockedPackage, PackageError};
+use crate::pypi::LockedWheel;
 use crate::subdir::Subdir;
 
 /// The environment that files without names of their own hold, as pixi calls it.
@@ -65,10 +67,20 @@ struct LockedPlatform {
     name: String,
     subdir: Subdir,
     packages: Vec<LockedPackage>,
-    /// Names of packages from PyPI.
-    pypi: Vec<String>,
-    /// Names of conda packages that are sources to be built.
+    wheels: Vec<LockedWheel>,
+    /// Names of packages, of conda or from PyPI, that are sources to be built.
     sources: Vec<String>,
+}
+
+/// What was solved for one platform.
+#[derive(Clone, Debug)]
+pub struct LockedContents {
+    /// The platform.
+    pub subdir: Subdir,
+    /// The conda packages.
+    pub packages: Vec<LockedPackage>,
+    /// The wheels.
+    pub wheels: Vec<LockedWheel>,
 }
 
 impl Lock {
@@ -116,22 +128,18 @@ impl Lock {
     ///
     /// # Errors
     /// A package is not complete: it came from a file that knows too little of it.
-    pub fn from_solutions(
-        name: &str,
-        channels: &[String],
-        solutions: &[(Subdir, Vec<LockedPackage>)],
-    ) -> Result<Self, LockError> {
-        let packages = solutions.iter().flat_map(|(_, packages)| packages);
+    pub fn from_solutions(name: &str, channels: &[String], contents: &[LockedContents]) -> Result<Self, LockError> {
+        let packages = contents.iter().flat_map(|contents| &contents.packages);
         if let Some(incomplete) = packages.into_iter().find(|package| !package.is_complete()) {
             return Err(LockError::Incomplete {
                 url: incomplete.redacted_url(),
             });
         }
-        let platforms = solutions.iter().map(|(subdir, packages)| LockedPlatform {
-            name: subdir.to_string(),
-            subdir: *subdir,
-            packages: packages.clone(),
-            pypi: Vec::new(),
+        let platforms = contents.iter().map(|contents| LockedPlatform {
+            name: contents.subdir.to_string(),
+            subdir: contents.subdir,
+            packages: contents.packages.clone(),
+            wheels: contents.wheels.clone(),
             sources: Vec::new(),
         });
         Ok(Self {
@@ -180,28 +188,20 @@ impl Lock {
         Ok(&self.environment(environment)?.channels)
     }
 
-    /// The packages of an environment for a platform, by name; those of an `@EXPLICIT` file in its order.
+    /// The conda packages of an environment for a platform, by name; those of an `@EXPLICIT` file in its order.
     ///
     /// # Errors
-    /// There is no such environment or platform, or the environment needs what cannot be had: packages from PyPI,
-    /// sources to be built.
+    /// There is no such environment or platform, or the environment needs sources to be built.
     pub fn packages(&self, environment: &str, subdir: Subdir) -> Result<Vec<LockedPackage>, LockError> {
-        let platform = self.platform(environment, subdir)?;
-        if !platform.pypi.is_empty() {
-            return Err(LockError::Pypi {
-                path: self.path.clone(),
-                environment: environment.to_owned(),
-                names: enumerate(&platform.pypi),
-            });
-        }
-        if !platform.sources.is_empty() {
-            return Err(LockError::Sources {
-                path: self.path.clone(),
-                environment: environment.to_owned(),
-                names: enumerate(&platform.sources),
-            });
-        }
-        Ok(platform.packages.clone())
+        Ok(self.built_platform(environment, subdir)?.packages.clone())
+    }
+
+    /// The wheels of an environment for a platform, by name.
+    ///
+    /// # Errors
+    /// As [`packages`](Self::packages).
+    pub fn wheels(&self, environment: &str, subdir: Subdir) -> Result<Vec<LockedWheel>, LockError> {
+        Ok(self.built_platform(environment, subdir)?.wheels.clone())
     }
 
     /// The text of a pixi.lock, version 7: the same packages give the same bytes, without credentials.
@@ -231,6 +231,19 @@ impl Lock {
             path: self.path.clone(),
             name: name.to_owned(),
             known: self.environments().join(", "),
+        })
+    }
+
+    /// A platform whose packages need no building.
+    fn built_platform(&self, environment: &str, subdir: Subdir) -> Result<&LockedPlatform, LockError> {
+        let platform = self.platform(environment, subdir)?;
+        if platform.sources.is_empty() {
+            return Ok(platform);
+        }
+        Err(LockError::Sources {
+            path: self.path.clone(),
+            environment: environment.to_owned(),
+            names: enumerate(&platform.sources),
         })
     }
 
@@ -350,18 +363,8 @@ pub enum LockError {
         /// What there is.
         names: String,
     },
-    /// The environment holds packages from PyPI.
-    #[error("environment '{environment}' of {} holds packages from PyPI ({names}), which are not supported yet; use conda packages of them", path.display())]
-    Pypi {
-        /// The file.
-        path: PathBuf,
-        /// The environment.
-        environment: String,
-        /// Some of their names.
-        names: String,
-    },
-    /// The environment holds conda packages that must be built first.
-    #[error("environment '{environment}' of {} holds packages to be built from source ({names}), which is not supported; build and publish them to a channel first", path.display())]
+    /// The environment holds packages that must be built first.
+    #[error("environment '{environment}' of {} holds packages to be built from source ({names}), and nothing is built from source here; put built packages of them on a channel or an index, and lock again", path.display())]
     Sources {
         /// The file.
         path: PathBuf,

@@ -5,6 +5,7 @@
 
 mod exclude_newer;
 mod index;
+mod remembered;
 mod virtual_packages;
 
 use std::collections::HashSet;
@@ -17,6 +18,8 @@ use crate::network::Network;
 use crate::package::{LockedPackage, PackageError};
 use crate::spec::{Spec, parse_match_spec};
 use crate::subdir::Subdir;
+
+use remembered::Question;
 
 pub use exclude_newer::{ExcludeNewer, ParseExcludeNewerError};
 pub use virtual_packages::{VirtualPackageError, VirtualPackages};
@@ -119,11 +122,20 @@ pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solu
     // An older lock is a wish, not a source: what the channels dropped, or another channel had, is no candidate.
     let preferred = request.preferred.iter().filter(|package| known.contains(package.url()));
     let preferred: Vec<RepoDataRecord> = preferred.map(|package| package.record().clone()).collect();
+    let pinned: Vec<RepoDataRecord> = request.pinned.iter().map(|package| package.record().clone()).collect();
+    let question = |preferred: &[RepoDataRecord]| {
+        let question = question(request, &channels, &match_specs, &records, &pinned, preferred);
+        question.place(network.cache_dir())
+    };
+    let remembered = question(&preferred);
+    if let Some(chosen) = remembered.recall(&records, &pinned) {
+        return solution(chosen, &channels, request);
+    }
     let task = Task {
-        records,
-        match_specs,
+        records: records.clone(),
+        match_specs: match_specs.clone(),
         preferred,
-        pinned: request.pinned.iter().map(|package| package.record().clone()).collect(),
+        pinned: pinned.clone(),
         virtual_packages: request.virtual_packages.as_conda().to_vec(),
         exclude_newer: request.exclude_newer.map(ExcludeNewer::to_conda),
         channel_priority: match request.channel_priority {
@@ -138,6 +150,12 @@ pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solu
         reason: error.to_string(),
     })?;
     let chosen = searched.map_err(|error| explain(error, network, request))?;
+    // Whoever prefers just this solution gets it: so asks who locks again over the lock that is written now.
+    for place in [&remembered, &question(&chosen)] {
+        if let Err(error) = place.keep(&chosen) {
+            tracing::debug!("a solution cannot be kept for the next time: {error}");
+        }
+    }
     solution(chosen, &channels, request)
 }
 
@@ -229,6 +247,36 @@ fn match_specs_of(
     Ok(match_specs)
 }
 
+/// Everything that the search's result depends on.
+fn question(
+    request: &SolveRequest<'_>,
+    channels: &[ResolvedChannel],
+    match_specs: &[MatchSpec],
+    records: &[rattler_repodata_gateway::RepoData],
+    pinned: &[RepoDataRecord],
+    preferred: &[RepoDataRecord],
+) -> Question {
+    let sorted = |mut texts: Vec<String>| {
+        texts.sort();
+        texts.join("\n")
+    };
+    let urls = |records: &[RepoDataRecord]| sorted(records.iter().map(|record| record.url.to_string()).collect());
+    let mut question = Question::new();
+    question.add(request.subdir.as_str());
+    question.add(&format!("{:?}", request.channel_priority));
+    question.add(&request.exclude_newer.map(ExcludeNewer::to_rfc3339).unwrap_or_default());
+    question.add(&sorted(request.virtual_packages.to_strings()));
+    question.add(&sorted(match_specs.iter().map(ToString::to_string).collect()));
+    channels
+        .iter()
+        .flat_map(ResolvedChannel::urls)
+        .for_each(|url| question.add(&url));
+    question.add(&urls(pinned));
+    question.add(&urls(preferred));
+    question.add_index(records);
+    question
+}
+
 /// What the search needs, apart from the request so that it can move to another thread.
 struct Task {
     records: Vec<rattler_repodata_gateway::RepoData>,
@@ -315,6 +363,17 @@ fn explain(error: rattler_solve::SolveError, network: &Network, request: &SolveR
     }
     if network.is_offline() {
         help.push("offline, only what was fetched earlier is known; run once without --offline".to_owned());
+    }
+    if explanation.contains("o candidates were found") {
+        let channels = match request.spec.channels() {
+            [] => network.default_channels(),
+            channels => channels,
+        };
+        help.push(format!(
+            "looked for it in {}, for {} and noarch; conda's `defaults` are looked in only where they are named",
+            channels.join(", "),
+            request.subdir
+        ));
     }
     if explanation.contains("strict channel priority") {
         help.push("a package comes from the first channel that has it; change the order of channels, or write channel::package".to_owned());

@@ -1,7 +1,7 @@
-//! What a person asks for: dependencies, channels, variables, perhaps a base to inherit.
+//! What a person asks for: dependencies, requirements from PyPI, channels, variables, perhaps a base to inherit.
 //!
-//! A spec is checked when it is read: every MatchSpec in it parses. What the packages behind it are is found out
-//! elsewhere; this room knows no network and no records.
+//! A spec is checked when it is read: every MatchSpec and every requirement in it parses. What the packages behind it are
+//! is found out elsewhere; this room knows no network and no records.
 
 mod environment_yml;
 mod selector;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rattler_conda_types::{MatchSpec, ParseMatchSpecError, ParseMatchSpecOptions};
 
+use crate::requirements::{self, Parts, RequirementError, Requirements};
 use crate::subdir::Subdir;
 use selector::Selector;
 
@@ -30,6 +31,9 @@ pub struct Spec {
     variables: BTreeMap<String, String>,
     base: Option<String>,
     platforms: Vec<Subdir>,
+    requirements: Requirements,
+    /// The Python that the requirements need, as a MatchSpec.
+    python: Option<String>,
     origin: Option<PathBuf>,
 }
 
@@ -41,39 +45,38 @@ struct Dependency {
 }
 
 impl Spec {
-    /// Reads an environment.yml.
+    /// Reads what a person keeps: an environment.yml, a requirements file (`.txt`, `.in`) or a project (`.toml`), told
+    /// apart by the file's name.
     ///
-    /// Understood are `name`, `channels` (with `nodefaults`), `dependencies` (MatchSpecs, `channel::package`, build
-    /// globs, platform selectors such as `# [linux]`), `variables`, `platforms` and our own `base`, the environment to
-    /// inherit: a signature or the path of a lock or spec file. `prefix` and `category` are ignored. Relative paths of
-    /// channels and of the base are relative to the file.
+    /// Understood in an environment.yml are `name`, `channels` (with `nodefaults`), `dependencies` (MatchSpecs,
+    /// `channel::package`, build globs, platform selectors such as `# [linux]`, a section `pip:` as pip reads it),
+    /// `variables`, `platforms` and our own `base`, the environment to inherit: a signature or the path of a lock or spec
+    /// file. `prefix` and `category` are ignored. Relative paths are relative to the file.
+    ///
+    /// What a project needs is its dependencies with the `parts` that are asked for; the project itself is not installed.
     ///
     /// # Errors
-    /// The file cannot be read, is not YAML, has a key that nobody knows, a dependency that is no MatchSpec, or a `pip:`
-    /// section, which is not supported yet. The error names line and column.
-    pub fn read(path: &Path) -> Result<Self, SpecError> {
-        let failed = |source| SpecError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(failed)?;
-        let mut text = String::new();
-        file.take(MAX_SIZE_BYTES + 1)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-        if text.len() as u64 > MAX_SIZE_BYTES {
-            return Err(SpecError::NotASpec {
-                path: path.to_owned(),
-                problem: format!("it is larger than {} MiB", MAX_SIZE_BYTES >> 20),
-            });
+    /// The file cannot be read or is not what its name says, has a key that nobody knows, a dependency that is no MatchSpec
+    /// or a requirement that is none, or has not the parts that are asked for. The error names the place.
+    pub fn read(path: &Path, parts: &Parts) -> Result<Self, SpecError> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if extension == Some("toml") {
+            let project = requirements::read_pyproject(path, parts)?;
+            return Ok(Self::from_requirements(project.requirements, project.name, path));
         }
-        Self::parse_environment_yml(&text, path)
+        if !parts.extras.is_empty() || !parts.groups.is_empty() {
+            return Err(SpecError::NoParts { path: path.to_owned() });
+        }
+        if matches!(extension, Some("txt" | "in")) {
+            return Ok(Self::from_requirements(requirements::read_file(path)?, None, path));
+        }
+        Self::parse_environment_yml(&read_text(path)?, path)
     }
 
     /// Reads the text of an environment.yml; the path is for messages and relative paths.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// As [`read`](Self::read); files that a `pip:` section includes are read too.
     pub fn parse_environment_yml(text: &str, path: &Path) -> Result<Self, SpecError> {
         environment_yml::parse(text, path)
     }
@@ -106,6 +109,17 @@ impl Spec {
                 selector: None,
             });
         }
+        self.settle_python();
+        Ok(())
+    }
+
+    /// Asks for more from PyPI, in lines as a requirements file has them. Paths in them are relative to `directory`.
+    ///
+    /// # Errors
+    /// A line is no requirement, or a file that it names cannot be read.
+    pub fn add_requirements(&mut self, lines: &[String], directory: &Path) -> Result<(), SpecError> {
+        self.requirements.add(lines, directory)?;
+        self.settle_python();
         Ok(())
     }
 
@@ -137,19 +151,24 @@ impl Spec {
         &self.channels
     }
 
-    /// The MatchSpecs that hold for a platform, as they were written.
+    /// The MatchSpecs that hold for a platform, as they were written, and the Python that the requirements need.
     #[must_use]
     pub fn match_specs(&self, subdir: Subdir) -> Vec<&str> {
-        self.dependencies
-            .iter()
-            .filter(|dependency| {
-                dependency
-                    .selector
-                    .as_ref()
-                    .is_none_or(|selector| selector.holds(subdir))
-            })
+        let is_for = |dependency: &&Dependency| {
+            let selector = dependency.selector.as_ref();
+            selector.is_none_or(|selector| selector.holds(subdir))
+        };
+        let dependencies = self.dependencies.iter().filter(is_for);
+        dependencies
             .map(|dependency| dependency.text.as_str())
+            .chain(self.python.as_deref())
             .collect()
+    }
+
+    /// What is asked for from PyPI.
+    #[must_use]
+    pub fn requirements(&self) -> &Requirements {
+        &self.requirements
     }
 
     /// Environment variables to set when the environment is activated.
@@ -174,6 +193,28 @@ impl Spec {
     #[must_use]
     pub fn origin(&self) -> Option<&Path> {
         self.origin.as_deref()
+    }
+
+    fn from_requirements(requirements: Requirements, name: Option<String>, path: &Path) -> Self {
+        let mut spec = Self {
+            name,
+            requirements,
+            origin: Some(path.to_owned()),
+            ..Self::default()
+        };
+        spec.settle_python();
+        spec
+    }
+
+    /// Requirements need a Python: the one that their project allows, or any where nobody asks for one.
+    fn settle_python(&mut self) {
+        let allowed = self.requirements.requires_python();
+        let is_named = self.dependencies.iter().any(|dependency| is_python(&dependency.text));
+        self.python = match allowed {
+            Some(allowed) => Some(format!("python {}", allowed.replace(' ', ""))),
+            None if is_named || self.requirements.is_empty() => None,
+            None => Some("python".to_owned()),
+        };
     }
 }
 
@@ -210,17 +251,14 @@ pub enum SpecError {
         /// What is wrong.
         problem: String,
     },
-    /// The file asks for packages from PyPI.
-    #[error(
-        "{}:{line}: a pip: section is not supported yet; use the conda packages of the same projects, or install the \
-         rest with pip into a writable copy",
-        path.display()
-    )]
-    Pip {
+    /// What is asked for from PyPI cannot be used.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
+    /// Only projects have extras and groups.
+    #[error("{} is no project: only a pyproject.toml has extras and groups; write the extras behind the names, as in requests[socks]", path.display())]
+    NoParts {
         /// The file.
         path: PathBuf,
-        /// The line of `pip:`, from 1.
-        line: u64,
     },
     /// An argument of the command line is no MatchSpec.
     #[error("'{text}' is not a MatchSpec: {reason}")]
@@ -238,6 +276,31 @@ pub(crate) fn parse_match_spec(text: &str) -> Result<MatchSpec, String> {
         .with_exact_names_only(true)
         .with_extras(true);
     MatchSpec::from_str(text, options).map_err(|error| explain(text, &error))
+}
+
+fn is_python(match_spec: &str) -> bool {
+    let name = match_spec.rsplit("::").next().unwrap_or(match_spec);
+    let end = name.find(|c: char| !c.is_alphanumeric() && !"-_.".contains(c));
+    &name[..end.unwrap_or(name.len())] == "python"
+}
+
+fn read_text(path: &Path) -> Result<String, SpecError> {
+    let failed = |source| SpecError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    file.take(MAX_SIZE_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > MAX_SIZE_BYTES {
+        return Err(SpecError::NotASpec {
+            path: path.to_owned(),
+            problem: format!("it is larger than {} MiB", MAX_SIZE_BYTES >> 20),
+        });
+    }
+    Ok(text)
 }
 
 fn explain(text: &str, error: &ParseMatchSpecError) -> String {

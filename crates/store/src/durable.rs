@@ -86,6 +86,14 @@ pub(crate) fn write(workspace: &Path, destination: &Path, bytes: &[u8]) -> Resul
     sync_directory(parent(destination))
 }
 
+/// Writes `bytes` to `destination` so that readers see all of it or nothing. Not durable: for what is trusted only until
+/// the machine stops.
+pub(crate) fn write_evictable(workspace: &Path, destination: &Path, bytes: &[u8]) -> Result<()> {
+    let mut draft = Draft::create(workspace)?;
+    draft.write_all(bytes)?;
+    draft.publish(destination)
+}
+
 /// Makes the names in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     let file = File::open(directory).at("open", directory)?;

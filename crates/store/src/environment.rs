@@ -45,17 +45,31 @@ pub struct Environment {
     pub added: Written,
 }
 
+/// Where the packages of an environment come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageKind {
+    /// A conda channel.
+    #[default]
+    Conda,
+    /// A Python package index, or another place of wheels.
+    Pypi,
+}
+
 /// One package of an environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
+    /// Where it comes from. Records from before there were wheels do not say it.
+    #[serde(default, skip_serializing_if = "PackageKind::is_conda")]
+    pub kind: PackageKind,
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Its build string.
+    /// Its build string; of a wheel its tags, such as `py3-none-any`.
     pub build: String,
-    /// The subdirectory of the channel it comes from.
+    /// The subdirectory of the channel it comes from; of a wheel empty.
     pub subdir: String,
     /// Where it was fetched from.
     pub url: String,
@@ -130,6 +144,14 @@ impl Environment {
         };
         packages.extend(self.packages.iter().cloned());
         Ok(packages)
+    }
+}
+
+impl PackageKind {
+    /// Whether it is a conda package.
+    #[must_use]
+    pub fn is_conda(&self) -> bool {
+        *self == Self::Conda
     }
 }
 

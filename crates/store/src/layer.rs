@@ -115,7 +115,7 @@ impl Layer {
         Ok(bytes.len() as u64)
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.raw(&MAGIC);
         out.raw(self.archive.as_bytes());

@@ -19,9 +19,14 @@
 //! | [`layer`] | the files of one package archive |
 //! | [`tree`] | the merged index of one environment, mapped and never parsed |
 //! | [`view`] | a tree as it looks at one prefix |
+//! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | [`linked`] | directories into which environments were linked |
+//! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
+pub mod cache;
+pub mod capture;
 pub mod digest;
 mod durable;
 pub mod environment;
@@ -29,6 +34,7 @@ mod error;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
+pub mod linked;
 pub mod lock;
 pub mod pack;
 pub mod patch;

@@ -7,7 +7,8 @@
 //! subdir linux-64
 //! option <name> <value>        (sorted by name; only those that are not the default)
 //! variable <NAME> <value>      (sorted by name; the value is a JSON string)
-//! archive sha256:<64 hex>      (one for each package, in link order)
+//! archive sha256:<64 hex>      (one for each conda package, in link order)
+//! wheel sha256:<64 hex>        (one for each wheel, in link order)
 //! ```
 //!
 //! Every line ends with a newline. The spelling of the specification, its order, its name, channels and mirrors,
@@ -28,8 +29,24 @@ pub struct Identity {
     pub options: BTreeMap<String, String>,
     /// Environment variables that activation sets.
     pub variables: BTreeMap<String, String>,
-    /// The archives in link order: a package after those it depends on.
+    /// The archives of conda packages in link order: a package after those it depends on.
     pub archives: Vec<Sha256>,
+    /// The wheels in link order: by name.
+    pub wheels: Vec<Sha256>,
+}
+
+/// The signature of an environment that is another one with a layer of changes on it:
+///
+/// ```text
+/// envfs signature 1
+/// subdir linux-64
+/// environment <64 hex>
+/// layer sha256:<64 hex>
+/// ```
+#[must_use]
+pub fn of_change(subdir: &str, environment: &Digest, layer: &Sha256) -> Digest {
+    let text = format!("envfs signature 1\nsubdir {subdir}\nenvironment {environment}\nlayer sha256:{layer}\n");
+    Digest::of(text.as_bytes())
 }
 
 impl Identity {
@@ -52,6 +69,9 @@ impl Identity {
         }
         for archive in &self.archives {
             line(format_args!("archive sha256:{archive}"));
+        }
+        for wheel in &self.wheels {
+            line(format_args!("wheel sha256:{wheel}"));
         }
         text
     }
@@ -83,10 +103,20 @@ mod tests {
             options: BTreeMap::from([("link-scripts".into(), "off".into())]),
             variables: BTreeMap::from([("GREETING".into(), "say \"hi\"".into())]),
             archives: vec![Sha256::from_bytes([0x11; 32]), Sha256::from_bytes([0x22; 32])],
+            wheels: Vec::new(),
         };
         assert_eq!(
             full.signature().to_string(),
             "17bd6b2b2c587740ca2da8dfdcd7f79952aaca0569327203eb73a6c5bac6ce9b"
+        );
+        let with_wheels = Identity {
+            archives: vec![Sha256::from_bytes([0x11; 32])],
+            wheels: vec![Sha256::from_bytes([0x33; 32]), Sha256::from_bytes([0x22; 32])],
+            ..empty
+        };
+        assert_eq!(
+            with_wheels.signature().to_string(),
+            "ce0c03a38f3b298b1168c93b78b5a5e4911a08fe5c1443b3e6d4c4e2b58f1265"
         );
     }
 }

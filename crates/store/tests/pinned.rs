@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use envfs_store::Store;
 use envfs_store::digest::{Digest, Sha256};
-use envfs_store::environment::{self, Environment, Package};
+use envfs_store::environment::{self, Environment, Package, PackageKind};
 use envfs_store::ingest::{Ingest, Written};
 use envfs_store::layer::{Entry, EntryKind, FileEntry, Layer};
 use envfs_store::path::EnvPath;
@@ -94,6 +94,7 @@ fn write(root: &Path) {
     let mut environment = Environment::new(Digest::of(b"base"), "linux-64".into(), base.digest);
     environment.created_unix_s = 1_700_000_000;
     environment.packages.push(Package {
+        kind: PackageKind::Conda,
         name: "tool".into(),
         version: "1".into(),
         build: "0".into(),

@@ -4,17 +4,21 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use envfs_fuse::backend::{self, BackendError};
 use envfs_solver::{BuildRequest, Built, Network, Subdir, build};
+use envfs_store::Store;
 use envfs_store::digest::Digest;
 use envfs_store::environment::{self, Environment};
+use envfs_store::lease::LeaseKind;
 use serde::Serialize;
 
+use crate::commands::mount;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
-use crate::solving::{SpecArgs, current_subdir};
+use crate::solving::{SpecArgs, current_subdir, empty};
 
 /// Build an environment into the store and print its signature
 #[derive(Debug, clap::Args)]
@@ -22,10 +26,12 @@ use crate::solving::{SpecArgs, current_subdir};
     envfs build pixi.lock\n  \
     envfs build -f environment.yml\n  \
     envfs build -c conda-forge 'python=3.12' numpy\n  \
+    envfs build --python 3.12 --pypi 'httpx>=0.27'\n  \
+    envfs build uv.lock --group dev\n  \
     envfs build --base 3fb1c2d4 tqdm\n\n\
     Building twice is cheap: what is in the store is used, and an environment that is there is only named.")]
 pub(crate) struct BuildArgs {
-    /// A lock file, an environment.yml or a signature; or what is wanted, as MatchSpecs
+    /// A lock file, a spec file or a signature; or what is wanted, as MatchSpecs
     #[arg(value_name = "ENV|MATCHSPEC")]
     what: Vec<String>,
     #[command(flatten)]
@@ -33,6 +39,12 @@ pub(crate) struct BuildArgs {
     /// The platform [default: this machine's]
     #[arg(long, value_name = "SUBDIR")]
     platform: Option<Subdir>,
+    /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
+    #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
+    no_pyc: bool,
+    /// Lay out now what the first `envfs run` would have to, as copies in the store's cache
+    #[arg(long)]
+    prepare: bool,
     /// Which environment of a lock file that holds several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
@@ -67,14 +79,23 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
         }
         None => args.build_spec(context, &args.spec, &args.what)?,
     };
+    if args.prepare {
+        prepare(&context.store()?, &built.environment)?;
+    }
     report(context, &built, started.elapsed().as_secs_f64())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn prepare(store: &Store, environment: &Environment) -> Result<(), CliError> {
+    let place = envfs_fuse::private_prefix(store, &environment.signature);
+    let service = mount::service(store, environment, &place, LeaseKind::Run)?;
+    Ok(backend::prepare(&service).map_err(BackendError::from)?)
 }
 
 impl BuildArgs {
     /// The environment that the only argument names, unless it is a MatchSpec.
     fn reference(&self) -> Result<Option<Reference<'_>>, CliError> {
-        if self.what.is_empty() && self.spec.file.is_none() {
+        if self.what.is_empty() && self.spec.is_empty() {
             return Err(CliError::usage(
                 "nothing to build: name a lock file or an environment.yml, or give MatchSpecs",
             ));
@@ -84,8 +105,10 @@ impl BuildArgs {
             && only
                 .bytes()
                 .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
-        let is_file =
-            Path::new(only).is_file() || [".yml", ".yaml", ".lock", ".txt"].iter().any(|end| only.ends_with(end));
+        let is_file = Path::new(only).is_file()
+            || [".yml", ".yaml", ".lock", ".txt", ".toml"]
+                .iter()
+                .any(|end| only.ends_with(end));
         if self.spec.file.is_none() && (is_signature || is_file) {
             return Reference::parse(only).map(Some);
         }
@@ -94,7 +117,7 @@ impl BuildArgs {
 
     fn build_lock(&self, context: &Context, path: &Path) -> Result<Built, CliError> {
         let subdir = self.subdir()?;
-        let packages = resolve::locked_packages(path, self.environment.as_deref(), subdir)?;
+        let contents = resolve::locked_contents(path, self.environment.as_deref(), subdir)?;
         let base = self
             .spec
             .base
@@ -102,7 +125,9 @@ impl BuildArgs {
             .map(|base| resolve::environment(context, base))
             .transpose()?;
         let request = BuildRequest {
-            packages,
+            packages: contents.packages,
+            wheels: contents.wheels,
+            bytecode: !self.no_pyc,
             subdir,
             variables: std::collections::BTreeMap::default(),
             base,
@@ -116,9 +141,11 @@ impl BuildArgs {
         let wanted = spec.wanted(context, match_specs)?;
         let network = context.network()?;
         context.block_on(async {
-            let solution = spec.solve(context, &network, &wanted, subdir, &[]).await?;
+            let solved = spec.solve(context, &network, &wanted, subdir, &empty(subdir)).await?;
             let request = BuildRequest {
-                packages: solution.into_packages(),
+                packages: solved.contents.packages,
+                wheels: solved.contents.wheels,
+                bytecode: !self.no_pyc,
                 subdir,
                 variables: wanted.spec.variables().clone(),
                 base: wanted.base,

@@ -1,9 +1,11 @@
-//! `envfs diff`: what is different between two environments.
+//! `envfs diff`: what is different between two environments, or in a mount that was written to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use envfs_store::Store;
+use envfs_store::capture::ChangeKind;
 use envfs_store::environment::{Environment, Package};
 use serde::Serialize;
 
@@ -11,17 +13,27 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::resolve;
+use crate::writable::Opened;
 
-/// Show which packages differ between two environments
+/// Show which packages differ between two environments, or what was written into a mount
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The exit code is 0 whether they differ or not.")]
+#[command(after_help = "Examples:\n  \
+    envfs diff 3fb1c2d4 a90be120    packages: - only in the first, + only in the second, ~ changed\n  \
+    envfs diff /envs/x              files of a writable mount: - removed, + added, ~ modified\n\n\
+    The exit code is 0 whether they differ or not.")]
 pub(crate) struct DiffArgs {
-    /// The one environment
-    #[arg(value_name = "A")]
+    /// The one environment, or the path of a writable mount
+    #[arg(value_name = "A|PATH")]
     a: String,
     /// The other environment
     #[arg(value_name = "B")]
-    b: String,
+    b: Option<String>,
+}
+
+#[derive(Serialize)]
+struct WrittenFile {
+    path: String,
+    kind: ChangeKind,
 }
 
 #[derive(Serialize)]
@@ -41,15 +53,40 @@ struct Change {
 }
 
 pub(crate) fn execute(context: &Context, args: &DiffArgs) -> Result<ExitCode, CliError> {
+    let Some(b) = &args.b else {
+        return diff_mount(context, Path::new(&args.a));
+    };
     let (a, b) = (
         resolve::environment(context, &args.a)?,
-        resolve::environment(context, &args.b)?,
+        resolve::environment(context, b)?,
     );
     let difference = Difference::of(&context.store()?, &a, &b)?;
     if context.json {
         context.print_json(&difference)?;
     } else {
         difference.print()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn diff_mount(context: &Context, path: &Path) -> Result<ExitCode, CliError> {
+    let opened = Opened::open(&context.store()?, path)?;
+    let changes = opened.as_writable().changes()?;
+    if context.json {
+        let files = changes.iter().map(|change| WrittenFile {
+            path: change.path.to_string(),
+            kind: change.kind,
+        });
+        context.print_json(&files.collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for change in changes {
+        let sign = match change.kind {
+            ChangeKind::Added => '+',
+            ChangeKind::Modified => '~',
+            ChangeKind::Removed => '-',
+        };
+        output::line(&format!("{sign} {}", change.path))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedPackage, Subdir};
+use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir, complete_wheels};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
-use crate::solving::{SpecArgs, current_subdir};
+use crate::resolve;
+use crate::solving::{SpecArgs, current_subdir, empty};
 
 /// Solve a specification and write a lock file (pixi.lock, version 7)
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,8 @@ use crate::solving::{SpecArgs, current_subdir};
     envfs lock -f environment.yml\n  \
     envfs lock -c conda-forge 'python=3.12' 'numpy>=2' -o numpy.lock\n  \
     envfs lock -f environment.yml --platform linux-64 --platform osx-arm64\n  \
+    envfs lock -f pyproject.toml --extra gui --group test\n  \
+    envfs lock --python 3.12 --pypi 'httpx>=0.27'\n  \
     envfs lock --base 3fb1c2d4 tqdm")]
 pub(crate) struct LockArgs {
     /// What is wanted, as MatchSpecs
@@ -50,6 +53,7 @@ struct Platform {
 
 #[derive(Serialize)]
 struct Package {
+    kind: &'static str,
     name: String,
     version: String,
     build: String,
@@ -57,9 +61,9 @@ struct Package {
 }
 
 pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
-    if args.match_specs.is_empty() && args.spec.file.is_none() {
+    if args.match_specs.is_empty() && args.spec.is_empty() {
         return Err(CliError::usage(
-            "nothing to lock: name an environment.yml with `-f`, or give MatchSpecs",
+            "nothing to lock: name an environment.yml, a requirements file or a project with `-f`, or give MatchSpecs",
         ));
     }
     let network = context.network()?;
@@ -72,13 +76,14 @@ pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, Cl
     let mut channels = Vec::new();
     let mut solutions = Vec::new();
     for subdir in subdirs {
-        let preferred = older
+        let older = older
             .as_ref()
-            .and_then(|lock| lock.packages(DEFAULT_ENVIRONMENT, subdir).ok());
-        let preferred = preferred.unwrap_or_default();
-        let solution = context.block_on(args.spec.solve(context, &network, &wanted, subdir, &preferred))??;
-        channels = solution.channels().to_vec();
-        solutions.push((subdir, solution.into_packages()));
+            .and_then(|lock| resolve::contents_of(lock, None, subdir).ok());
+        let preferred = older.unwrap_or_else(|| empty(subdir));
+        let mut solved = context.block_on(args.spec.solve(context, &network, &wanted, subdir, &preferred))??;
+        solved.contents.wheels = context.block_on(complete_wheels(&network, solved.contents.wheels))?;
+        channels = solved.channels;
+        solutions.push(solved.contents);
     }
     let lock = Lock::from_solutions(DEFAULT_ENVIRONMENT, &channels, &solutions)?;
     if args.is_to_stdout() {
@@ -90,15 +95,12 @@ pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, Cl
         context.print_json(&Written {
             path: &args.output,
             channels: &channels,
-            platforms: solutions
-                .iter()
-                .map(|(subdir, packages)| describe(*subdir, packages))
-                .collect(),
+            platforms: solutions.iter().map(describe).collect(),
         })?;
     } else {
-        for (subdir, packages) in &solutions {
-            let count = output::count(packages.len() as u64, "package");
-            context.note(&format!("{}: {count} for {subdir}", args.output.display()));
+        for contents in &solutions {
+            let count = output::count((contents.packages.len() + contents.wheels.len()) as u64, "package");
+            context.note(&format!("{}: {count} for {}", args.output.display(), contents.subdir));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -117,17 +119,23 @@ impl LockArgs {
     }
 }
 
-fn describe(subdir: Subdir, packages: &[LockedPackage]) -> Platform {
+fn describe(contents: &LockedContents) -> Platform {
+    let packages = contents.packages.iter().map(|package| Package {
+        kind: "conda",
+        name: package.name().to_owned(),
+        version: package.version(),
+        build: package.build().to_owned(),
+        url: package.redacted_url(),
+    });
+    let wheels = contents.wheels.iter().map(|wheel| Package {
+        kind: "pypi",
+        name: wheel.name().to_owned(),
+        version: wheel.version().to_owned(),
+        build: wheel.file_name().tag(),
+        url: wheel.redacted_url(),
+    });
     Platform {
-        platform: subdir.to_string(),
-        packages: packages
-            .iter()
-            .map(|package| Package {
-                name: package.name().to_owned(),
-                version: package.version(),
-                build: package.build().to_owned(),
-                url: package.redacted_url(),
-            })
-            .collect(),
+        platform: contents.subdir.to_string(),
+        packages: packages.chain(wheels).collect(),
     }
 }

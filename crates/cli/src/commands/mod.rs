@@ -1,7 +1,10 @@
 //! The commands, one file each.
 
 pub(crate) mod build;
+pub(crate) mod commit;
 pub(crate) mod diff;
+pub(crate) mod discard;
+pub(crate) mod export;
 pub(crate) mod lock;
 pub(crate) mod ls;
 pub(crate) mod mount;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use envfs_fuse::backend::Backend;
 use envfs_fuse::status::{self, State, Status};
 use envfs_store::lease::LeaseKind;
 use serde::Serialize;
@@ -14,7 +15,8 @@ use crate::output;
 /// List the mounted environments and running commands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `serving`, or `dead` where the server was killed: `envfs umount` takes such a mount away.\n\
+    after_help = "STATE is `serving`, or `dead` where the server was killed, or where files were linked before the machine was\n\
+    started again: `envfs umount` takes such a mount away. Mounts that the kernel serves have no process.\n\
     Mounts of other stores are listed with what the kernel knows of them."
 )]
 pub(crate) struct PsArgs {}
@@ -25,6 +27,8 @@ struct Row {
     signature: String,
     mount_point: PathBuf,
     kind: Option<LeaseKind>,
+    /// How it is served, where that is known.
+    backend: Option<&'static str>,
     state: &'static str,
     pid: Option<u32>,
     uid: Option<u32>,
@@ -38,8 +42,17 @@ pub(crate) fn execute(context: &Context, _args: &PsArgs) -> Result<ExitCode, Cli
     } else {
         let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
         output::table(
-            &["SIGNATURE", "KIND", "STATE", "PID", "UID", "AGE", "MOUNT POINT"],
-            &[3, 4, 5],
+            &[
+                "SIGNATURE",
+                "KIND",
+                "BACKEND",
+                "STATE",
+                "PID",
+                "UID",
+                "AGE",
+                "MOUNT POINT",
+            ],
+            &[4, 5, 6],
             &cells,
         )?;
     }
@@ -54,6 +67,7 @@ impl From<Status> for Row {
                 .map_or(status.signature_digits, |signature| signature.to_string()),
             mount_point: status.mount_point,
             kind: status.kind,
+            backend: status.backend.map(Backend::name),
             state: match status.state {
                 State::Serving => "serving",
                 State::Dead => "dead",
@@ -77,6 +91,7 @@ impl Row {
         vec![
             self.signature.chars().take(16).collect(),
             or_dash(kind),
+            or_dash(self.backend),
             self.state.to_owned(),
             or_dash(self.pid),
             or_dash(self.uid),

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use envfs_fuse::backend::Choice;
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::run::{self, Place, RunError};
 use envfs_store::Store;
@@ -13,7 +14,7 @@ use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
 
 use crate::activate;
-use crate::commands::mount::service;
+use crate::commands::mount::{BackendArgs, service};
 use crate::context::{Context, variable};
 use crate::error::CliError;
 use crate::resolve;
@@ -39,6 +40,8 @@ pub(crate) struct RunArgs {
     /// Mount at this empty directory, for everybody, while the command runs
     #[arg(long, value_name = "PATH")]
     mount_at: Option<PathBuf>,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// The command and its arguments
     #[arg(
         value_name = "CMD",
@@ -57,6 +60,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
         store: &store,
         environment: &environment,
         command: &args.command,
+        choice: args.backend.choice(),
     };
     let result = match mount_at {
         Some(path) => runner.run(&path, Place::Public)?,
@@ -80,6 +84,7 @@ struct Runner<'a> {
     store: &'a Store,
     environment: &'a Environment,
     command: &'a [OsString],
+    choice: Choice,
 }
 
 impl Runner<'_> {
@@ -97,7 +102,7 @@ impl Runner<'_> {
         // The server removes it, unless it never started.
         let _ = fs::remove_dir(&directory);
         match result {
-            Err(RunError::Mount(error)) => Err(CliError::from(error).because(reason)),
+            Err(error @ RunError::Backend(_)) => Err(CliError::from(error).because(reason)),
             result => Ok(result),
         }
     }
@@ -115,7 +120,7 @@ impl Runner<'_> {
             signature: self.environment.signature,
             allow_other: false,
         };
-        Ok(run::run(service, &options, place, &command))
+        Ok(run::run(&service, &options, place, self.choice, &command))
     }
 }
 

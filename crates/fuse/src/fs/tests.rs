@@ -1,14 +1,12 @@
 //! The file system without a kernel, over a small environment.
 
-#[path = "../../tests/fixture/mod.rs"]
-mod fixture;
-
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::*;
 use crate::errno::errno;
+use crate::fixture;
 
 struct Sample {
     _directory: tempfile::TempDir,

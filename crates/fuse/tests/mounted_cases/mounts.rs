@@ -6,18 +6,21 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
+use envfs_fuse::backend::Backend;
 use envfs_fuse::mount::check_mount_point;
 use envfs_fuse::status::State;
-use envfs_fuse::{server, unmount};
+use envfs_fuse::{backend, unmount};
 use envfs_store::lease::LeaseKind;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::{ALL, FUSE, KERNEL_AND_FUSE};
 use crate::{Case, Needs, eventually, fixture};
 
 pub(crate) const FILES: Case = Case {
     name: "files_are_those_of_the_environment",
     needs: Needs::PublicMount,
+    by: KERNEL_AND_FUSE,
     run: |sandbox| {
         let mount = sandbox.mount();
         let prefix = mount.to_str().unwrap();
@@ -55,6 +58,7 @@ pub(crate) const FILES: Case = Case {
 pub(crate) const LISTINGS: Case = Case {
     name: "listings_are_whole_and_repeatable",
     needs: Needs::PublicMount,
+    by: ALL,
     run: |sandbox| {
         let mount = sandbox.mount();
         for _ in 0..3 {
@@ -82,7 +86,8 @@ pub(crate) const LISTINGS: Case = Case {
         // 3 in bin, 3 in lib, "share/text", "share/a b" and what is in it, 4 directories and the root.
         assert_eq!(
             found.stdout.split(|&byte| byte == b'\n').count() - 1,
-            fixture::MANY + 3 + 3 + 3 + 4 + 1
+            // And where it is linked, what says so.
+            fixture::MANY + 3 + 3 + 3 + 4 + 1 + usize::from(sandbox.backend == Backend::Link)
         );
         sandbox.unmount();
     },
@@ -91,6 +96,7 @@ pub(crate) const LISTINGS: Case = Case {
 pub(crate) const REFUSALS: Case = Case {
     name: "what_cannot_be_is_refused_with_the_right_error",
     needs: Needs::PublicMount,
+    by: KERNEL_AND_FUSE,
     run: |sandbox| {
         let mount = sandbox.mount();
         let kind = |result: std::io::Result<()>| result.unwrap_err().kind();
@@ -111,7 +117,7 @@ pub(crate) const REFUSALS: Case = Case {
         );
         assert_eq!(kind(fs::read(mount.join("lib")).map(drop)), ErrorKind::IsADirectory);
         let damaged = fs::read(mount.join("lib/damaged")).unwrap_err();
-        assert_eq!(damaged.raw_os_error(), Some(nix::errno::Errno::EIO as i32));
+        assert_eq!(damaged.raw_os_error(), Some(sandbox.lost_errno() as i32));
         let forbidden = Command::new(mount.join("bin/not-executable")).status().unwrap_err();
         assert_eq!(forbidden.kind(), ErrorKind::PermissionDenied);
         let message = check_mount_point(&mount).unwrap_err().to_string();
@@ -129,6 +135,7 @@ pub(crate) const REFUSALS: Case = Case {
 pub(crate) const IN_USE: Case = Case {
     name: "a_mount_in_use_names_its_user_and_can_be_detached",
     needs: Needs::PublicMount,
+    by: KERNEL_AND_FUSE,
     run: |sandbox| {
         let mount = sandbox.mount();
         let mut user = Command::new("sleep")
@@ -143,7 +150,8 @@ pub(crate) const IN_USE: Case = Case {
         );
         unmount::unmount(&sandbox.store, &mount, true).unwrap();
         assert_eq!(fs::read_dir(&mount).unwrap().count(), 0);
-        assert_eq!(sandbox.statuses().len(), 1, "its server goes on for who uses it");
+        let goes_on = usize::from(sandbox.backend == Backend::Fuse);
+        assert_eq!(sandbox.statuses().len(), goes_on, "a server goes on for who uses it");
         let seen = format!("/proc/{}/cwd/text", user.id());
         assert_eq!(fs::read_to_string(seen).unwrap(), "hello\n");
         user.kill().unwrap();
@@ -156,6 +164,7 @@ pub(crate) const IN_USE: Case = Case {
 pub(crate) const DEAD: Case = Case {
     name: "a_mount_without_a_server_is_seen_as_dead_and_unmounted",
     needs: Needs::PublicMount,
+    by: FUSE,
     run: |sandbox| {
         let mount = sandbox.mount();
         let status = sandbox.statuses().pop().unwrap();
@@ -183,6 +192,7 @@ pub(crate) const DEAD: Case = Case {
 pub(crate) const SIGNALLED: Case = Case {
     name: "a_server_that_is_told_to_end_unmounts",
     needs: Needs::PublicMount,
+    by: FUSE,
     run: |sandbox| {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             sandbox.mount();
@@ -197,6 +207,7 @@ pub(crate) const SIGNALLED: Case = Case {
 pub(crate) const FOREGROUND: Case = Case {
     name: "a_server_in_the_foreground_stays_until_it_is_told",
     needs: Needs::PublicMount,
+    by: ALL,
     run: |sandbox| {
         let mount = sandbox.mount_point();
         let service = sandbox.service(&mount, LeaseKind::Mount);
@@ -206,7 +217,7 @@ pub(crate) const FOREGROUND: Case = Case {
             mount.display(),
             std::process::id()
         );
-        server::mount_in_foreground(service, &sandbox.options(), || {
+        backend::mount_in_foreground(&service, &sandbox.options(), Some(sandbox.backend), |_| {
             seen = Some(
                 Command::new("sh")
                     .arg("-c")
@@ -225,11 +236,12 @@ pub(crate) const FOREGROUND: Case = Case {
 pub(crate) const THREADS: Case = Case {
     name: "a_process_with_threads_does_not_fork_and_leaves_no_mount",
     needs: Needs::PublicMount,
+    by: FUSE,
     run: |sandbox| {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || wait.recv());
         let service = sandbox.service(&sandbox.mount_point(), LeaseKind::Mount);
-        let message = server::mount_in_background(service, &sandbox.options(), None)
+        let message = backend::mount_in_background(&service, &sandbox.options(), Some(Backend::Fuse), None)
             .unwrap_err()
             .to_string();
         assert!(message.contains("cannot fork while 2 threads run"), "{message}");
@@ -242,6 +254,7 @@ pub(crate) const THREADS: Case = Case {
 pub(crate) const PASSTHROUGH: Case = Case {
     name: "the_kernel_reads_large_files_itself_for_root",
     needs: Needs::Root,
+    by: FUSE,
     run: |sandbox| {
         let mount = sandbox.mount();
         let pid = sandbox.statuses().pop().unwrap().pid.unwrap();

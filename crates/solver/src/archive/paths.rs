@@ -49,7 +49,12 @@ fn entry(
                 kind: EntryKind::Directory,
             });
         }
-        return Err(contents.malformed(format!("info/paths.json lists `{path}`, which it does not hold")));
+        let list = if contents.info("paths.json").is_some() {
+            "paths.json"
+        } else {
+            "files"
+        };
+        return Err(contents.malformed(format!("info/{list} lists `{path}`, which it does not hold")));
     };
     let kind = match kind {
         FoundKind::Directory => EntryKind::Directory,

@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rattler_digest::{Sha256, digest::Digest};
 use rattler_networking::OfflineError;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use reqwest::{Response, StatusCode};
@@ -14,7 +13,6 @@ use url::Url;
 use super::spool::{Spool, Wanted};
 use super::{FetchError, FetchProgress, FetchedArchive};
 use crate::network::{Network, redact};
-use crate::package::LockedPackage;
 use crate::retry::{is_transient, retry_after};
 
 /// Connections for one archive, however many of them brought something: a bound, not a goal.
@@ -22,18 +20,16 @@ const MAX_CONNECTIONS: u32 = 100;
 
 pub(super) async fn download(
     network: &Network,
-    package: &LockedPackage,
     wanted: &Wanted,
     spool_dir: &Path,
     progress: &dyn FetchProgress,
 ) -> Result<FetchedArchive, FetchError> {
-    let url = &package.record().url;
-    let mut spool = Spool::open(spool_dir, &part_key(package), wanted, url).await?;
+    let mut spool = Spool::open(spool_dir, wanted).await?;
     // A closed semaphore would mean no bound, which is no reason not to download.
     let _permit = network.downloads().acquire().await.ok();
     let mut transfer = Transfer {
         network,
-        url,
+        url: &wanted.url,
         wanted,
         is_patchwork: spool.received_bytes() > 0,
         spool: &mut spool,
@@ -52,16 +48,8 @@ pub(super) async fn download(
         file,
         sha256,
         size_bytes,
-        file_name: package.file_name(),
+        file_name: wanted.file_name.clone(),
     })
-}
-
-/// The digest names the content and is best; without one the URL must do.
-fn part_key(package: &LockedPackage) -> String {
-    match package.sha256() {
-        Some(sha256) => hex::encode(sha256),
-        None => hex::encode(Sha256::digest(package.url())),
-    }
 }
 
 struct Transfer<'a> {
@@ -86,8 +74,8 @@ impl Transfer<'_> {
     async fn run(&mut self) -> Result<[u8; 32], FetchError> {
         self.progress.started(self.wanted.size_bytes);
         self.progress.advanced(self.spool.received_bytes());
-        if self.spool.is_known_whole(self.url) {
-            return self.spool.check(self.url);
+        if self.spool.is_known_whole() {
+            return self.spool.check();
         }
         let rule = self.network.retry_rule();
         let mut most_bytes = self.spool.received_bytes();
@@ -95,7 +83,7 @@ impl Transfer<'_> {
         for attempts in 1..=MAX_CONNECTIONS {
             let (reason, wish) = match self.request().await? {
                 Ending::Again { reason, wish } => (reason, wish),
-                Ending::Whole => match self.spool.check(self.url) {
+                Ending::Whole => match self.spool.check() {
                     Ok(sha256) => return Ok(sha256),
                     Err(error) => {
                         self.restart()?;
@@ -142,7 +130,7 @@ impl Transfer<'_> {
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 // Nothing follows what is here: it is whole, or it is something else.
-                if self.spool.check(self.url).is_ok() {
+                if self.spool.check().is_ok() {
                     return Ok(Ending::Whole);
                 }
                 self.restart()?;

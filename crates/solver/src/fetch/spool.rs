@@ -21,6 +21,7 @@ use url::Url;
 use super::FetchError;
 use crate::network::redact;
 use crate::package::LockedPackage;
+use crate::pypi::LockedWheel;
 
 /// How often someone else's download is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -30,17 +31,39 @@ const STALLED_AFTER: Duration = Duration::from_secs(90);
 /// What the lock says about an archive.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
+    pub(super) url: Url,
+    pub(super) file_name: String,
     sha256: Option<[u8; 32]>,
     md5: Option<[u8; 16]>,
     pub(super) size_bytes: Option<u64>,
 }
 
 impl Wanted {
-    pub(super) fn of(package: &LockedPackage) -> Self {
+    pub(super) fn of_package(package: &LockedPackage) -> Self {
         Self {
+            url: package.record().url.clone(),
+            file_name: package.file_name(),
             sha256: package.sha256(),
             md5: package.md5(),
             size_bytes: package.size_bytes(),
+        }
+    }
+
+    pub(super) fn of_wheel(wheel: &LockedWheel) -> Self {
+        Self {
+            url: wheel.parsed_url().clone(),
+            file_name: wheel.file_name().to_string(),
+            sha256: wheel.sha256(),
+            md5: None,
+            size_bytes: wheel.size_bytes(),
+        }
+    }
+
+    /// What its part file is called. The digest names the content and is best; without one the URL must do.
+    pub(super) fn part_key(&self) -> String {
+        match self.sha256 {
+            Some(sha256) => hex::encode(sha256),
+            None => hex::encode(Sha256::digest(self.url.as_str())),
         }
     }
 
@@ -95,8 +118,8 @@ impl Digests {
     }
 
     /// The SHA-256, if the bytes are what the lock wants.
-    pub(super) fn check(self, wanted: &Wanted, url: &Url) -> Result<[u8; 32], FetchError> {
-        let size_bytes = self.size_bytes;
+    pub(super) fn check(self, wanted: &Wanted) -> Result<[u8; 32], FetchError> {
+        let (url, size_bytes) = (&wanted.url, self.size_bytes);
         let sha256: [u8; 32] = self.sha256.finalize().into();
         let md5: Option<[u8; 16]> = self.md5.map(|md5| md5.finalize().into());
         let (algorithm, expected, found) = match (wanted.sha256, wanted.md5, md5) {
@@ -136,8 +159,8 @@ impl Spool {
     ///
     /// What it holds then counts as received. If another download of the same archive makes no progress for a minute
     /// and a half, or the file system has no locks, a private file is used instead.
-    pub(super) async fn open(dir: &Path, key: &str, wanted: &Wanted, url: &Url) -> Result<Self, FetchError> {
-        let path = dir.join(format!("{key}.part"));
+    pub(super) async fn open(dir: &Path, wanted: &Wanted) -> Result<Self, FetchError> {
+        let path = dir.join(format!("{}.part", wanted.part_key()));
         let failed = |action| {
             let path = path.clone();
             move |source| FetchError::Io { action, path, source }
@@ -161,7 +184,7 @@ impl Spool {
             let (file, digests) = hashed.map_err(failed("read"))?;
             let is_named = has_name(&file, &path);
             // The one before us unlinked it: then it is whole and ours to read, or of no use to anybody.
-            if is_named || digests.clone().check(wanted, url).is_ok() {
+            if is_named || digests.clone().check(wanted).is_ok() {
                 return Ok(Self {
                     file,
                     path,
@@ -191,14 +214,14 @@ impl Spool {
     }
 
     /// Whether what is here is already what the lock wants.
-    pub(super) fn check(&self, url: &Url) -> Result<[u8; 32], FetchError> {
-        self.digests.clone().check(&self.wanted, url)
+    pub(super) fn check(&self) -> Result<[u8; 32], FetchError> {
+        self.digests.clone().check(&self.wanted)
     }
 
     /// Whether the bytes that are here can be told to be the whole archive, without asking the server.
-    pub(super) fn is_known_whole(&self, url: &Url) -> bool {
+    pub(super) fn is_known_whole(&self) -> bool {
         let has_digest = self.wanted.sha256.is_some() || self.wanted.md5.is_some();
-        has_digest && self.received_bytes() > 0 && self.check(url).is_ok()
+        has_digest && self.received_bytes() > 0 && self.check().is_ok()
     }
 
     // Writing and hashing a chunk takes some ten microseconds: less than handing it to another thread.
@@ -325,6 +348,8 @@ mod tests {
     fn a_private_file_has_no_name() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = Wanted {
+            url: "file:///x".parse().unwrap(),
+            file_name: "x".to_owned(),
             sha256: None,
             md5: None,
             size_bytes: None,

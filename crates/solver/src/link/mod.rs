@@ -4,9 +4,15 @@
 //! environment's Python (CEP 34, `noarch: python`), entry points become scripts, the package that depends wins over what
 //! it depends on, and `conda-meta` says what is there. Nothing here depends on where the environment will be seen:
 //! what holds a prefix is recorded as a placeholder.
+//!
+//! Wheels are linked after the conda packages, by name; a wheel takes the place of a distribution that a conda package brings.
 
+mod bytecode;
 mod entry_points;
 mod records;
+mod replaced;
+mod scripts;
+mod wheel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
@@ -25,13 +31,21 @@ use envfs_store::workspace::Workspace;
 use rattler::install::PythonInfo;
 use rattler_conda_types::package::{IndexJson, LinkJson, NoArchLinks};
 
+use crate::bytecode::Bytecode;
 use crate::package::LockedPackage;
+use crate::pypi::LockedWheel;
 use crate::subdir::Subdir;
+use bytecode::Waiting;
+use wheel::{Site, WheelLinker};
 
 /// Packages to be linked, and what comes with them.
 pub(crate) struct Linkage<'a> {
     /// In link order, each with its layer.
     pub(crate) packages: &'a [(LockedPackage, Layer)],
+    /// In link order too.
+    pub(crate) wheels: &'a [(LockedWheel, Layer)],
+    /// What was compiled of the layers.
+    pub(crate) bytecode: &'a Bytecode,
     /// The platform of the environment.
     pub(crate) subdir: Subdir,
     /// Environment variables that activation sets.
@@ -45,7 +59,7 @@ pub(crate) struct Linkage<'a> {
 pub(crate) struct Base<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) tree: &'a Tree,
-    /// The archives of all its packages.
+    /// The archives of all its packages, wheels too.
     pub(crate) archives: &'a BTreeSet<Sha256>,
 }
 
@@ -94,6 +108,14 @@ pub enum LinkError {
         /// Where it fails.
         source: serde_json::Error,
     },
+    /// Commands of a wheel that cannot be read.
+    #[error("{package}: {what}; use another version of it, or tell its maintainers")]
+    EntryPoints {
+        /// The wheel.
+        package: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A path that cannot be in an environment.
     #[error("{package}: {source}")]
     Path {
@@ -114,13 +136,23 @@ pub enum LinkError {
 pub(crate) fn link(store: &Store, workspace: &Workspace, linkage: &Linkage<'_>) -> Result<Linked, LinkError> {
     let mut linker = Linker {
         python: python_of(linkage)?,
+        bytecode: Waiting::new(linkage.bytecode),
         ingest: Ingest::new(store, workspace)?,
         merge: Merge::new(),
         link_scripts: Vec::new(),
+        replaced: linkage
+            .wheels
+            .iter()
+            .map(|(wheel, _)| wheel.name().to_owned())
+            .collect(),
     };
     for (package, layer) in linkage.packages {
         linker.add_package(package, layer, linkage)?;
     }
+    for (wheel, layer) in linkage.wheels {
+        linker.add_wheel(wheel, layer, linkage.base)?;
+    }
+    linker.bytecode.add_to(&mut linker.merge);
     linker.add_environment_files(linkage)?;
     let mut written = linker.ingest.publish()?;
     let clashes = linker.merge.clashes().to_vec();
@@ -143,7 +175,10 @@ struct Linker<'a> {
     python: Option<PythonInfo>,
     ingest: Ingest<'a>,
     merge: Merge,
+    bytecode: Waiting<'a>,
     link_scripts: Vec<String>,
+    /// Names of distributions that wheels bring.
+    replaced: BTreeSet<String>,
 }
 
 impl Linker<'_> {
@@ -151,34 +186,39 @@ impl Linker<'_> {
         let dist_name = format!("{}-{}-{}", package.name(), package.version(), package.build());
         let python = self.python_for(package, layer)?;
         let index = self.merge.package(&dist_name);
+        let invalid = |source| LinkError::Path {
+            package: package.to_string(),
+            source,
+        };
         let mut linked = Vec::with_capacity(layer.entries.len());
         for entry in &layer.entries {
-            let path = target_path(python.as_ref(), entry).map_err(|source| LinkError::Path {
-                package: package.to_string(),
-                source,
-            })?;
-            match leaf(entry, layer.patched_mtime_s) {
-                Some(leaf) => self.merge.add(Some(index), &path, leaf),
-                None => self.merge.add_directory(Some(index), &path),
-            }
-            linked.push((path, entry));
+            linked.push((target_path(python.as_ref(), &entry.path).map_err(invalid)?, entry));
         }
-        let mut scripts = Vec::new();
+        self.bytecode
+            .note(index, layer, |path| target_path(python.as_ref(), path))
+            .map_err(invalid)?;
+        let mut generated = Vec::new();
         if let Some(python) = &python {
             for entry_point in entry_points_of(package, layer)? {
-                let (path, content, placeholder) =
-                    entry_points::script(&entry_point, python).map_err(|source| LinkError::Path {
-                        package: package.to_string(),
-                        source,
-                    })?;
-                let stored = self.ingest.add_bytes(&content)?;
-                self.merge.add(
-                    Some(index),
-                    &path,
-                    file(stored, layer.patched_mtime_s, true, Some(placeholder)),
-                );
-                scripts.push((path, stored));
+                generated.push(entry_points::script(&entry_point, python).map_err(invalid)?);
             }
+        }
+        let commands: Vec<EnvPath> = generated.iter().map(|(path, ..)| path.clone()).collect();
+        let hidden = self.hidden(&linked, &commands)?;
+        for (path, entry) in linked.iter().filter(|(path, _)| !hidden.contains(path)) {
+            match leaf(entry, layer.patched_mtime_s) {
+                Some(leaf) => self.merge.add(Some(index), path, leaf),
+                None => self.merge.add_directory(Some(index), path),
+            }
+        }
+        let mut scripts = Vec::with_capacity(generated.len());
+        for (path, content, placeholder) in generated {
+            let stored = self.ingest.add_bytes(&content)?;
+            if !hidden.contains(&path) {
+                let leaf = file(stored, layer.patched_mtime_s, true, Some(placeholder));
+                self.merge.add(Some(index), &path, leaf);
+            }
+            scripts.push((path, stored));
         }
         self.note_link_scripts(package, layer);
         let record = records::path(&dist_name);
@@ -191,6 +231,41 @@ impl Linker<'_> {
         };
         self.merge.add(None, &record, leaf);
         Ok(())
+    }
+
+    fn add_wheel(&mut self, wheel: &LockedWheel, layer: &Layer, base: Option<Base<'_>>) -> Result<(), LinkError> {
+        let Some(python) = &self.python else {
+            return Err(LinkError::MissingPython {
+                package: wheel.to_string(),
+            });
+        };
+        let site = Site::of(python);
+        let linker = WheelLinker {
+            site: &site,
+            ingest: &mut self.ingest,
+            merge: &mut self.merge,
+            base: base
+                .filter(|base| base.archives.contains(&layer.archive))
+                .map(|base| base.tree),
+        };
+        let index = linker.link(wheel, layer)?;
+        self.bytecode
+            .note(index, layer, |path| site.target(path, wheel.name()))
+            .map_err(|source| LinkError::Path {
+                package: wheel.to_string(),
+                source,
+            })
+    }
+
+    /// What of a package is not seen because a wheel brings the same distribution.
+    fn hidden(&mut self, linked: &[(EnvPath, &Entry)], commands: &[EnvPath]) -> Result<BTreeSet<EnvPath>, LinkError> {
+        match &self.python {
+            Some(python) if !self.replaced.is_empty() => {
+                let site_packages = Site::of(python).site_packages;
+                replaced::hidden(linked, commands, &site_packages, &self.replaced, &mut self.ingest)
+            }
+            _ => Ok(BTreeSet::new()),
+        }
     }
 
     /// The Python that a noarch package is for. Whether it is one, the archive decides: channels may disagree.
@@ -290,11 +365,11 @@ fn parse_info<T: serde::de::DeserializeOwned>(
         })
 }
 
-fn target_path(python: Option<&PythonInfo>, entry: &Entry) -> Result<EnvPath, InvalidPath> {
+fn target_path(python: Option<&PythonInfo>, path: &EnvPath) -> Result<EnvPath, InvalidPath> {
     let Some(python) = python else {
-        return Ok(entry.path.clone());
+        return Ok(path.clone());
     };
-    let path = Path::new(std::ffi::OsStr::from_bytes(entry.path.as_bytes()));
+    let path = Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
     EnvPath::parse(python.get_python_noarch_target_path(path).as_os_str().as_bytes())
 }
 

@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Lock, LockError> {
                 name: subdir.to_string(),
                 subdir,
                 packages,
-                pypi: Vec::new(),
+                wheels: Vec::new(),
                 sources: Vec::new(),
             }],
         }],

@@ -9,7 +9,7 @@ use rattler_conda_types::RepoDataRecord;
 use rattler_lock::{CondaPackageData, LockFile, PlatformData, PlatformName};
 use url::Url;
 
-use super::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedEnvironment, LockedPlatform};
+use super::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedEnvironment, LockedPlatform, wheels};
 use crate::network::without_credentials;
 use crate::package::LockedPackage;
 use crate::subdir::Subdir;
@@ -42,13 +42,14 @@ pub(super) fn from_lock_file(
                 name: platform.name().to_string(),
                 subdir: Subdir::from_conda(platform.subdir()),
                 packages: Vec::new(),
-                pypi: Vec::new(),
+                wheels: Vec::new(),
                 sources: Vec::new(),
             };
             for package in packages {
                 add_package(&mut locked, package, is_complete, path)?;
             }
             locked.packages.sort_by(|a, b| a.name().cmp(b.name()));
+            locked.wheels.sort_by(|a, b| a.name().cmp(b.name()));
             platforms.push(locked);
         }
         platforms.sort_by(|a, b| a.name.cmp(&b.name));
@@ -79,7 +80,10 @@ fn add_package(
 ) -> Result<(), LockError> {
     let binary = match package {
         rattler_lock::LockedPackage::Pypi(pypi) => {
-            platform.pypi.push(pypi.name().to_string());
+            match wheels::read(pypi, path)? {
+                Some(wheel) => platform.wheels.push(wheel),
+                None => platform.sources.push(pypi.name().to_string()),
+            }
             return Ok(());
         }
         rattler_lock::LockedPackage::Conda(CondaPackageData::Source(source)) => {
@@ -143,6 +147,12 @@ pub(super) fn render(lock: &Lock) -> Result<String, LockError> {
                 let data = CondaPackageData::from(public_record(package.record()));
                 builder
                     .add_conda_package(&environment.name, &platform.name, data)
+                    .map_err(|error| failed(&error))?;
+            }
+            for wheel in &platform.wheels {
+                let data = wheels::write(wheel)?;
+                builder
+                    .add_pypi_package(&environment.name, &platform.name, data)
                     .map_err(|error| failed(&error))?;
             }
         }

@@ -39,6 +39,14 @@ fn solved(name: &str, subdir: &str, base: &str) -> LockedPackage {
     LockedPackage::from_prefix_record_json(&serde_json::to_vec(&json).unwrap()).unwrap()
 }
 
+fn contents(subdir: Subdir, packages: Vec<LockedPackage>) -> LockedContents {
+    LockedContents {
+        subdir,
+        packages,
+        wheels: Vec::new(),
+    }
+}
+
 #[test]
 fn an_explicit_file_is_understood() {
     let lock = parse(&format!(
@@ -138,7 +146,10 @@ fn what_is_solved_is_written_and_read_again_whole() {
     for base in ["https://example.com/chan", "file:///chan"] {
         let linux_packages = vec![solved("a", "linux-64", base), solved("b", "noarch", base)];
         let osx_packages = vec![solved("a", "osx-arm64", base), solved("b", "noarch", base)];
-        let solutions = [(linux(), linux_packages.clone()), (osx(), osx_packages.clone())];
+        let solutions = [
+            contents(linux(), linux_packages.clone()),
+            contents(osx(), osx_packages.clone()),
+        ];
         let lock = Lock::from_solutions(DEFAULT_ENVIRONMENT, &channels, &solutions).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
@@ -156,7 +167,7 @@ fn what_is_solved_is_written_and_read_again_whole() {
         // The order in which packages come does not show.
         let mut turned = solutions.clone();
         turned.reverse();
-        turned.iter_mut().for_each(|(_, packages)| packages.reverse());
+        turned.iter_mut().for_each(|contents| contents.packages.reverse());
         let turned = Lock::from_solutions(DEFAULT_ENVIRONMENT, &channels, &turned).unwrap();
         assert_eq!(turned.render().unwrap(), lock.render().unwrap());
     }
@@ -166,7 +177,7 @@ fn what_is_solved_is_written_and_read_again_whole() {
 fn credentials_are_not_written() {
     let channels = ["https://me:secret@h/t/secret/c/".to_owned()];
     let packages = vec![solved("a", "linux-64", "https://me:secret@h/t/secret/c")];
-    let text = Lock::from_solutions("default", &channels, &[(linux(), packages)])
+    let text = Lock::from_solutions("default", &channels, &[contents(linux(), packages)])
         .unwrap()
         .render()
         .unwrap();
@@ -178,7 +189,7 @@ fn credentials_are_not_written() {
 
 #[test]
 fn an_empty_environment_is_one_too() {
-    let lock = Lock::from_solutions("empty", &[], &[(linux(), Vec::new())]).unwrap();
+    let lock = Lock::from_solutions("empty", &[], &[contents(linux(), Vec::new())]).unwrap();
     let again = parse(&lock.render().unwrap()).unwrap();
     assert_eq!(again.packages("empty", linux()).unwrap(), []);
 }
@@ -191,7 +202,7 @@ fn a_lock_replaces_another_whole_or_not_at_all() {
     let lock = Lock::from_solutions(
         "default",
         &[],
-        &[(linux(), vec![solved("a", "linux-64", "https://h/c")])],
+        &[contents(linux(), vec![solved("a", "linux-64", "https://h/c")])],
     )
     .unwrap();
     lock.write(&path).unwrap();
@@ -205,13 +216,13 @@ fn a_lock_replaces_another_whole_or_not_at_all() {
 fn too_little_known_is_not_locked() {
     let explicit = parse(&format!("@EXPLICIT\n{ZLIB}\n")).unwrap();
     let packages = explicit.packages(DEFAULT_ENVIRONMENT, linux()).unwrap();
-    let error = Lock::from_solutions("default", &[], &[(linux(), packages)]).unwrap_err();
+    let error = Lock::from_solutions("default", &[], &[contents(linux(), packages)]).unwrap_err();
     assert!(matches!(error, LockError::Incomplete { .. }), "{error}");
 }
 
 #[test]
 fn what_is_asked_for_and_missing_is_named_beside_what_there_is() {
-    let lock = Lock::from_solutions("default", &[], &[(linux(), Vec::new())]).unwrap();
+    let lock = Lock::from_solutions("default", &[], &[contents(linux(), Vec::new())]).unwrap();
     let error = lock.packages("test", linux()).unwrap_err().to_string();
     assert!(error.contains("no environment 'test'; it has: default"), "{error}");
     let error = lock.packages("default", osx()).unwrap_err().to_string();
@@ -219,17 +230,48 @@ fn what_is_asked_for_and_missing_is_named_beside_what_there_is() {
 }
 
 #[test]
-fn packages_from_pypi_are_refused_by_name() {
+fn wheels_are_read_and_sources_refused_by_name() {
     let lock = parse(
-        "version: 6\nenvironments:\n  default:\n    channels:\n    - url: https://example.com/chan/\n    indexes:\n    - https://example.com/simple\n    packages:\n      linux-64:\n      - pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n      osx-arm64: []\npackages:\n- pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n  name: six\n  version: 1.16.0\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n",
+        "version: 6\nenvironments:\n  default:\n    channels:\n    - url: https://example.com/chan/\n    indexes:\n    - https://example.com/simple\n    packages:\n      linux-64:\n      - pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n      osx-arm64:\n      - pypi: https://example.com/w/old-1.0.tar.gz\npackages:\n- pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n  name: six\n  version: 1.16.0\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n- pypi: https://example.com/w/old-1.0.tar.gz\n  name: old\n  version: '1.0'\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n",
     )
     .unwrap();
-    let error = lock.packages("default", linux()).unwrap_err();
+    assert_eq!(lock.packages("default", linux()).unwrap(), []);
+    let wheels = lock.wheels("default", linux()).unwrap();
+    assert_eq!((wheels[0].name(), wheels[0].version()), ("six", "1.16.0"));
+    assert_eq!(wheels[0].sha256().unwrap()[..2], [0x8a, 0xbb]);
+    let error = lock.wheels("default", osx()).unwrap_err();
     assert!(
-        matches!(&error, LockError::Pypi { names, .. } if names == "six"),
+        matches!(&error, LockError::Sources { names, .. } if names == "old"),
         "{error}"
     );
-    assert_eq!(lock.packages("default", osx()).unwrap(), []);
+}
+
+#[test]
+fn wheels_are_written_and_read_again_whole() {
+    let wheel = LockedWheel::new("https://me:secret@h/w/demo-1.0+x-py3-none-any.whl")
+        .unwrap()
+        .with_sha256([7; 32])
+        .with_requirements(
+            vec!["idna>=3 ; python_full_version < '3.13'".to_owned()],
+            Some(">=3.9".to_owned()),
+        );
+    let contents = |subdir| LockedContents {
+        wheels: vec![wheel.clone()],
+        ..contents(subdir, vec![solved("a", "linux-64", "https://h/c")])
+    };
+    let lock = Lock::from_solutions("default", &[], &[contents(linux()), contents(osx())]).unwrap();
+    let text = lock.render().unwrap();
+    assert!(!text.contains("secret"), "{text}");
+    let again = parse(&text).unwrap();
+    assert_eq!(again.render().unwrap(), text);
+    for subdir in [linux(), osx()] {
+        let wheels = again.wheels("default", subdir).unwrap();
+        assert_eq!(wheels[0].sha256(), Some([7; 32]));
+        assert_eq!(wheels[0].version(), "1.0+x");
+        assert_eq!(wheels[0].requires_python(), Some(">=3.9"));
+        assert_eq!(wheels[0].requires_dist(), wheel.requires_dist());
+        assert_eq!(again.packages("default", subdir).unwrap().len(), 1);
+    }
 }
 
 #[test]

@@ -31,6 +31,11 @@ impl ExcludeNewer {
         Ok(Self(midnight.timestamp()))
     }
 
+    /// The moment as RFC 3339 writes it.
+    pub(crate) fn to_rfc3339(self) -> String {
+        self.0.to_string()
+    }
+
     pub(super) fn to_conda(self) -> rattler_solve::ExcludeNewer {
         rattler_solve::ExcludeNewer::from_datetime(self.0)
     }

@@ -12,6 +12,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::selector::Selector;
 use super::{Dependency, Spec, SpecError, parse_match_spec, without_nodefaults};
+use crate::requirements::{self, Place};
 use crate::subdir::UnknownSubdir;
 
 /// The keys a file may have, for suggestions.
@@ -49,8 +50,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Spec, SpecError> {
     }
     let lines: Vec<_> = text.lines().collect();
     for entry in document.dependencies {
-        spec.dependencies.extend(read_entry(entry, &lines, path)?);
+        read_entry(entry, &lines, path, &mut spec)?;
     }
+    spec.settle_python();
     Ok(spec)
 }
 
@@ -82,8 +84,8 @@ fn read_document(text: &str, path: &Path) -> Result<Document, SpecError> {
     Ok(document)
 }
 
-/// An item of `dependencies`; none if it is a section without a line.
-fn read_entry(entry: Spanned<Entry>, lines: &[&str], path: &Path) -> Result<Option<Dependency>, SpecError> {
+/// An item of `dependencies`.
+fn read_entry(entry: Spanned<Entry>, lines: &[&str], path: &Path, spec: &mut Spec) -> Result<(), SpecError> {
     let place = entry.referenced;
     match entry.value {
         Entry::MatchSpec(text) => {
@@ -95,19 +97,26 @@ fn read_entry(entry: Spanned<Entry>, lines: &[&str], path: &Path) -> Result<Opti
                 .ok()
                 .and_then(|line| lines.get(line.checked_sub(1)?));
             let selector = line.and_then(|line| Selector::of_line(line));
-            Ok(Some(Dependency { text, selector }))
+            spec.dependencies.push(Dependency { text, selector });
         }
-        Entry::Section(name, 0) if name == "pip" => Ok(None),
-        Entry::Section(name, _) if name == "pip" => Err(SpecError::Pip {
-            path: path.to_owned(),
-            line: place.line(),
-        }),
-        Entry::Section(name, _) => Err(at(
-            path,
-            place,
-            format!("'{name}:' is no section of dependencies; if it is a package, write it without the colon"),
-        )),
+        Entry::Section(name, requirements) if name == "pip" => {
+            let directory = beside("", path);
+            let placed = requirements.iter().map(|(line, text)| {
+                let line = if *line == 0 { place.line() } else { *line };
+                let path = Some(path.to_owned());
+                (Place { path, line }, text.as_str())
+            });
+            requirements::read_lines(&mut spec.requirements, placed, &directory)?;
+        }
+        Entry::Section(name, _) => {
+            return Err(at(
+                path,
+                place,
+                format!("'{name}:' is no section of dependencies; if it is a package, write it without the colon"),
+            ));
+        }
     }
+    Ok(())
 }
 
 fn at(path: &Path, place: Location, problem: String) -> SpecError {
@@ -183,8 +192,8 @@ impl<'de> Deserialize<'de> for Document {
 /// An item of `dependencies`.
 enum Entry {
     MatchSpec(String),
-    /// A section for another package manager, with the number of its lines.
-    Section(String, usize),
+    /// A section for another package manager, with its lines.
+    Section(String, Vec<(u64, String)>),
 }
 
 impl<'de> Deserialize<'de> for Entry {
@@ -202,7 +211,7 @@ impl<'de> Deserialize<'de> for Entry {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
-                let mut section = Entry::Section(String::new(), 0);
+                let mut section = Entry::Section(String::new(), Vec::new());
                 while let Some(name) = map.next_key::<String>()? {
                     section = Entry::Section(name, map.next_value::<Lines>()?.0);
                 }
@@ -213,8 +222,8 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-/// The number of lines of a section, whatever they are.
-struct Lines(usize);
+/// The lines of a section, each with its number, from 1; 0: it stands where the section does.
+struct Lines(Vec<(u64, String)>);
 
 impl<'de> Deserialize<'de> for Lines {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -227,19 +236,20 @@ impl<'de> Deserialize<'de> for Lines {
             }
 
             fn visit_unit<E>(self) -> Result<Lines, E> {
-                Ok(Lines(0))
+                Ok(Lines(Vec::new()))
             }
 
-            fn visit_str<E>(self, _text: &str) -> Result<Lines, E> {
-                Ok(Lines(1))
+            fn visit_str<E>(self, text: &str) -> Result<Lines, E> {
+                Ok(Lines(vec![(0, text.to_owned())]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Lines, A::Error> {
-                let mut count = 0;
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
+                let mut lines = Vec::new();
+                while let Some(line) = seq.next_element::<Spanned<Option<String>>>()? {
+                    let number = line.referenced.line();
+                    lines.extend(line.value.map(|text| (number, text)));
                 }
-                Ok(Lines(count))
+                Ok(Lines(lines))
             }
         }
         deserializer.deserialize_any(Section)

@@ -158,12 +158,58 @@ fn a_typo_is_named_with_its_place_and_what_would_be_right() {
 }
 
 #[test]
-fn a_pip_section_is_refused_with_its_line() {
-    let message = refused("dependencies:\n  - python\n  - pip:\n    - requests\n    - -r more.txt\n");
+fn a_pip_section_is_read_with_its_places() {
+    let spec = parse("dependencies:\n  - python\n  - pip:\n    - requests\n    - idna ==3.7\n").unwrap();
+    assert!(!spec.requirements().is_empty());
+    assert_eq!(spec.match_specs(linux()), ["python"]);
+    let message = refused("dependencies:\n  - pip:\n    - requests=2\n");
     assert!(
-        message.starts_with("/project/environment.yml:3: a pip: section is not supported yet"),
+        message.starts_with("/project/environment.yml:3: 'requests=2' is not a requirement"),
         "{message}"
     );
+    let message = refused("dependencies:\n  - pip:\n    - -r nowhere.txt\n");
+    assert!(
+        message.starts_with("/project/environment.yml:3: cannot read /project/nowhere.txt"),
+        "{message}"
+    );
+}
+
+#[test]
+fn requirements_bring_a_python() {
+    let spec = parse("dependencies:\n  - pip:\n    - requests\n").unwrap();
+    assert_eq!(spec.match_specs(linux()), ["python"]);
+    let mut spec = parse("dependencies:\n  - conda-forge::python=3.12\n").unwrap();
+    spec.add_requirements(&["requests".to_owned()], Path::new("/")).unwrap();
+    assert_eq!(spec.match_specs(linux()), ["conda-forge::python=3.12"]);
+    let mut spec = parse("dependencies:\n  - python-dateutil\n").unwrap();
+    spec.add_requirements(&["requests".to_owned()], Path::new("/")).unwrap();
+    assert_eq!(spec.match_specs(linux()), ["python-dateutil", "python"]);
+}
+
+#[test]
+fn the_files_name_says_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let project = write(
+        "pyproject.toml",
+        "[project]\nname = 'demo'\nrequires-python = '>=3.10, <4'\ndependencies = ['httpx']\n",
+    );
+    let spec = Spec::read(&project, &Parts::default()).unwrap();
+    assert_eq!(spec.name(), Some("demo"));
+    assert_eq!(spec.match_specs(linux()), ["python >=3.10,<4"]);
+    let requirements = write("requirements.txt", "httpx\n");
+    let spec = Spec::read(&requirements, &Parts::default()).unwrap();
+    assert_eq!(spec.match_specs(linux()), ["python"]);
+    let parts = Parts {
+        extras: vec!["x".to_owned()],
+        ..Parts::default()
+    };
+    let error = Spec::read(&requirements, &parts).unwrap_err().to_string();
+    assert!(error.contains("no project"), "{error}");
 }
 
 #[test]
@@ -184,7 +230,7 @@ fn arguments_are_checked_and_come_after_the_file() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Spec::read(Path::new("/nowhere/environment.yml")).unwrap_err();
+    let error = Spec::read(Path::new("/nowhere/environment.yml"), &Parts::default()).unwrap_err();
     assert_eq!(error.to_string(), "cannot read /nowhere/environment.yml");
 }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 
-use envfs_solver::{FetchError, FetchProgress, FetchedArchive, Lock, LockedPackage, Network, NoProgress};
+use envfs_solver::{FetchError, FetchProgress, FetchedArchive, Lock, LockedPackage, LockedWheel, Network, NoProgress};
 use sha2::{Digest, Sha256};
 
 use crate::support::channel::archive_bytes;
@@ -94,6 +94,23 @@ impl FetchProgress for Counter {
     fn finished(&self) {
         self.0.lock().unwrap().2 = true;
     }
+}
+
+#[test]
+fn a_wheel_arrives_as_an_archive_does() {
+    let bench = Bench::new();
+    let name = "thing-1.0-py3-none-any.whl";
+    fs::write(bench.dir.path().join("www").join(name), &bench.bytes).unwrap();
+    let network = network(bench.dir.path());
+    let fetch = |sha256: [u8; 32]| {
+        let wheel = LockedWheel::new(&bench.server.url(name)).unwrap().with_sha256(sha256);
+        block_on(network.fetch_wheel(&wheel, &bench.spool(), &NoProgress))
+    };
+    assert_eq!(
+        read(fetch(Sha256::digest(&bench.bytes).into()).unwrap().file),
+        bench.bytes
+    );
+    assert!(fetch([1; 32]).unwrap_err().to_string().contains(name));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use envfs_solver::{Lock, LockError, LockFormat, Spec, SpecError};
+use envfs_solver::{Lock, LockError, LockFormat, Parts, PythonLock, RequirementError, Spec, SpecError};
 
 use crate::support::shared;
 
@@ -36,39 +36,31 @@ fn in_folder<'a>(files: &'a [PathBuf], folder: &'a str) -> impl Iterator<Item = 
 }
 
 #[test]
-fn every_real_environment_yml_is_read_or_refused_for_its_pip_section() {
+fn every_real_environment_yml_is_read_or_refused_for_a_line_that_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let Some(files) = real_files(dir.path()) else { return };
     let (mut read, mut refused) = (0, 0);
     for path in in_folder(&files, "environment") {
         let text = fs::read_to_string(path).unwrap();
         assert!(!Lock::is_lock(&text), "{}", path.display());
-        match Spec::read(path) {
+        match Spec::read(path, &Parts::default()) {
             Ok(spec) => {
-                assert!(
-                    !spec.match_specs("linux-64".parse().unwrap()).is_empty(),
-                    "{}",
-                    path.display()
-                );
-                // A section without a line asks for nothing.
-                assert!(
-                    !text.contains("- pip:") || text.trim_end().ends_with("- pip:"),
-                    "{}",
-                    path.display()
-                );
+                let match_specs = spec.match_specs("linux-64".parse().unwrap());
+                assert!(!match_specs.is_empty(), "{}", path.display());
+                let asks = text.contains("- pip:") && !text.trim_end().ends_with("- pip:");
+                assert_eq!(!spec.requirements().is_empty(), asks, "{}", path.display());
                 read += 1;
             }
-            Err(SpecError::Pip { path: named, line }) => {
-                assert_eq!(&named, path);
-                let at = text.lines().nth(usize::try_from(line).unwrap() - 1).unwrap();
-                assert!(at.contains("pip:"), "{}:{line}: {at}", path.display());
+            // These name requirements files that lie in their own repositories.
+            Err(SpecError::Requirement(error @ RequirementError::Io { .. })) => {
+                assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
                 refused += 1;
             }
             Err(error) => panic!("{error}"),
         }
     }
-    eprintln!("environment.yml: {read} read, {refused} refused for a pip: section");
-    assert!(read >= 5 && refused >= 20, "{read} {refused}");
+    eprintln!("environment.yml: {read} read, {refused} refused for a file that is not there");
+    assert!(read >= 25 && refused <= 4, "{read} {refused}");
 }
 
 #[test]
@@ -108,7 +100,7 @@ fn every_real_lock_is_read_and_holds_what_it_should() {
                         );
                         packages += count;
                     }
-                    Err(error @ (LockError::Pypi { .. } | LockError::Sources { .. })) => {
+                    Err(error @ LockError::Sources { .. }) => {
                         assert!(error.to_string().contains(environment), "{error}");
                         refused += 1;
                     }
@@ -153,18 +145,39 @@ fn a_real_lock_means_the_same_when_it_is_written_anew() {
 }
 
 #[test]
-fn files_of_other_tools_are_refused_as_what_they_are_not() {
+fn locks_of_the_python_world_are_read_as_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let Some(files) = real_files(dir.path()) else { return };
-    let others = ["poetry-lock", "uv-lock", "requirements"];
-    for path in others.iter().flat_map(|folder| in_folder(&files, folder)) {
-        let error = Lock::read(path).unwrap_err();
-        assert!(matches!(error, LockError::UnknownFormat { .. }), "{error}");
-        let error = Spec::read(path).unwrap_err();
-        assert!(
-            error.to_string().contains(path.file_name().unwrap().to_str().unwrap()),
-            "{error}"
-        );
-        eprintln!("{error}");
+    for (folder, format) in [("poetry-lock", "poetry.lock"), ("uv-lock", "uv.lock")] {
+        for path in in_folder(&files, folder) {
+            let error = Lock::read(path).unwrap_err();
+            assert!(matches!(error, LockError::UnknownFormat { .. }), "{error}");
+            let lock = PythonLock::read(path).unwrap();
+            assert_eq!(lock.format(), format, "{}", path.display());
+            assert!(
+                lock.python().starts_with("python >="),
+                "{}: {}",
+                path.display(),
+                lock.python()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_real_requirements_file_is_read_unless_it_lists_conda_packages() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(files) = real_files(dir.path()) else { return };
+    for path in in_folder(&files, "requirements") {
+        match Spec::read(path, &Parts::default()) {
+            Ok(spec) => assert!(!spec.requirements().is_empty(), "{}", path.display()),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains("list of conda packages") && error.contains("conda__conda"),
+                    "{error}"
+                );
+            }
+        }
     }
 }

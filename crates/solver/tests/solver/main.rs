@@ -6,5 +6,6 @@
 mod fetch;
 mod files;
 mod index;
+mod resolve;
 mod solve;
 mod support;

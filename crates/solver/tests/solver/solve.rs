@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use envfs_solver::{
-    ChannelPriority, DEFAULT_ENVIRONMENT, ExcludeNewer, Lock, LockedPackage, Network, Solution, SolveError,
-    SolveRequest, Spec, Subdir, VirtualPackages, solve,
+    ChannelPriority, DEFAULT_ENVIRONMENT, ExcludeNewer, Lock, LockedContents, LockedPackage, Network, Solution,
+    SolveError, SolveRequest, Spec, Subdir, VirtualPackages, solve,
 };
 use serde_json::json;
 
@@ -13,6 +13,15 @@ use crate::support::{block_on, network, shared};
 
 fn linux() -> Subdir {
     "linux-64".parse().unwrap()
+}
+
+/// What was solved, as a lock takes it.
+fn contents(solution: Solution) -> LockedContents {
+    LockedContents {
+        subdir: solution.subdir(),
+        packages: solution.into_packages(),
+        wheels: Vec::new(),
+    }
 }
 
 fn spec(channels: &[&str], match_specs: &[&str]) -> Spec {
@@ -410,12 +419,55 @@ fn a_solution_comes_back_from_its_lock_as_it_was() {
         let solution = solve_for(&network(dir.path()), &[channel.to_str().unwrap()], match_specs).unwrap();
         let path = dir.path().join("pixi.lock");
         let channels = solution.channels().to_vec();
-        let lock =
-            Lock::from_solutions(DEFAULT_ENVIRONMENT, &channels, &[(linux(), solution.into_packages())]).unwrap();
+        let lock = Lock::from_solutions(DEFAULT_ENVIRONMENT, &channels, &[contents(solution)]).unwrap();
         lock.write(&path).unwrap();
         let again = Lock::read(&path).unwrap();
         assert_eq!(again.channels(DEFAULT_ENVIRONMENT).unwrap(), channels);
         let packages = |lock: &Lock| lock.packages(DEFAULT_ENVIRONMENT, linux()).unwrap();
         assert_eq!(packages(&again), packages(&lock));
     }
+}
+
+#[test]
+fn the_same_question_is_not_solved_twice_and_a_changed_index_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("channel");
+    let channel = || ChannelBuilder::new().package("a 1.0 0", &["b"]).package("b 1.0 0", &[]);
+    channel().write(&folder, Form::Json);
+    let place = folder.to_str().unwrap().to_owned();
+    let solved = || names(&solve_for(&network(dir.path()), &[&place], &["a"]).unwrap());
+    let kept = || {
+        let mut kept: Vec<_> = walk(dir.path()).into_iter().filter(|path| is_solution(path)).collect();
+        kept.sort();
+        kept
+    };
+    assert_eq!(solved(), ["a-1.0", "b-1.0"]);
+    let answers = kept();
+    assert_eq!(
+        answers.len(),
+        2,
+        "with and without the solution as a preference: {answers:?}"
+    );
+    // An answer that only the cache can give.
+    for answer in &answers {
+        let text = std::fs::read_to_string(answer).unwrap();
+        let only_b: Vec<String> = serde_json::from_str::<Vec<String>>(&text).unwrap();
+        let only_b: Vec<_> = only_b.into_iter().filter(|url| url.contains("b-1.0")).collect();
+        std::fs::write(answer, serde_json::to_vec(&only_b).unwrap()).unwrap();
+    }
+    assert_eq!(solved(), ["b-1.0"]);
+    channel().package("b 2.0 0", &[]).write(&folder, Form::Json);
+    assert_eq!(solved(), ["a-1.0", "b-2.0"]);
+}
+
+fn is_solution(path: &std::path::Path) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with("solutions"))
+}
+
+/// Every file below a folder.
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] })
+        .collect()
 }

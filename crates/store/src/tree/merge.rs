@@ -4,6 +4,7 @@
 //! directory; its directory replaces an earlier file. A symlink counts as a file and is never followed, so nothing
 //! can be written through it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::digest::Digest;
@@ -42,6 +43,39 @@ impl Merge {
         Self::default()
     }
 
+    /// A tree that starts with everything in `tree`.
+    ///
+    /// # Errors
+    /// When `tree` is damaged.
+    pub fn from_tree(tree: &Tree) -> Result<Self> {
+        let mut merge = Self::new();
+        let mut packages = HashMap::new();
+        let root = tree.root()?;
+        let mut filled = std::mem::take(&mut merge.root);
+        fill(&mut filled, tree, root, &mut |name: &str| match packages.get(name) {
+            Some(&index) => index,
+            None => {
+                let PackageIndex(index) = merge.package(name);
+                packages.insert(name.to_owned(), index);
+                index
+            }
+        })?;
+        merge.root = filled;
+        Ok(merge)
+    }
+
+    /// Takes out what is at `path`, with everything below it.
+    pub fn remove(&mut self, path: &EnvPath) {
+        let mut directory = &mut self.root;
+        for name in path.parent().iter().flat_map(EnvPath::names) {
+            match directory.children.get_mut(name) {
+                Some(Child::Directory(below)) => directory = below,
+                _ => return,
+            }
+        }
+        directory.children.remove(path.names().last().unwrap_or_default());
+    }
+
     /// Starts the next package in link order, and returns what its files are added with.
     pub fn package(&mut self, dist_name: &str) -> PackageIndex {
         self.packages.push(dist_name.into());
@@ -65,6 +99,22 @@ impl Merge {
     /// Makes sure that there is a directory at `path`.
     pub fn add_directory(&mut self, package: Option<PackageIndex>, path: &EnvPath) {
         self.directory(package.map(|index| index.0), Some(path));
+    }
+
+    /// The file or symlink that is at `path` by now.
+    #[must_use]
+    pub fn get(&self, path: &EnvPath) -> Option<&Leaf> {
+        let mut directory = &self.root;
+        for name in path.parent().iter().flat_map(EnvPath::names) {
+            match directory.children.get(name)? {
+                Child::Directory(below) => directory = below,
+                Child::Leaf(_) | Child::Inherited(_) => return None,
+            }
+        }
+        match directory.children.get(path.names().last()?)? {
+            Child::Leaf(found) => Some(&found.leaf),
+            Child::Directory(_) | Child::Inherited(_) => None,
+        }
     }
 
     /// The paths that more than one package brought, in the order in which they were met.
@@ -165,6 +215,39 @@ impl Flat<'_> {
             Self::Owned(tree) => tree,
         }
     }
+}
+
+/// Copies what is below `node` into `directory`; `package` gives numbers to the names of packages.
+fn fill(directory: &mut Directory, tree: &Tree, node: Node<'_>, package: &mut dyn FnMut(&str) -> u32) -> Result<()> {
+    for child in tree.children(node, 0)? {
+        let child = child?;
+        let filled = match child.kind()? {
+            NodeKind::Directory => {
+                let mut below = Directory::default();
+                fill(&mut below, tree, child, package)?;
+                Child::Directory(below)
+            }
+            kind => Child::Leaf(OwnedLeaf {
+                leaf: if kind == NodeKind::Symlink {
+                    Leaf::Symlink {
+                        target: child.symlink_target()?.to_owned(),
+                        mtime_s: child.mtime_s(),
+                    }
+                } else {
+                    Leaf::File {
+                        digest: child.digest(),
+                        size_bytes: child.stored_bytes(),
+                        mtime_s: child.mtime_s(),
+                        executable: child.is_executable(),
+                        placeholder: child.placeholder()?,
+                    }
+                },
+                package: child.package()?.map(&mut *package),
+            }),
+        };
+        directory.children.insert(child.name()?.into(), filled);
+    }
+    Ok(())
 }
 
 fn name_of(packages: &[Arc<str>], index: Option<u32>) -> String {

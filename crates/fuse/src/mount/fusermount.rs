@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use crate::mount::{self, MountError, MountOptions};
+use crate::mountinfo;
 use crate::process;
 
 const PROGRAM: &str = "fusermount3";
@@ -31,7 +32,7 @@ pub(crate) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
     let (ours, theirs) = UnixStream::pair().map_err(system("make a socket for mounting on"))?;
     let mut words = format!(
         "ro,nosuid,nodev,noatime,default_permissions,fsname={},subtype=envfs",
-        mount::source(&options.signature)
+        mountinfo::source(&options.signature)
     );
     if options.allow_other {
         words.push_str(",allow_other");
@@ -58,6 +59,15 @@ pub(crate) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
             path: path.to_owned(),
             message: said(&output),
         }),
+    }
+}
+
+/// Whether the helper is installed.
+pub(crate) fn check() -> Result<(), MountError> {
+    let ran = Command::new(PROGRAM).arg("--version").stdin(Stdio::null()).output();
+    match ran {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(MountError::NoHelper),
+        _ => Ok(()),
     }
 }
 

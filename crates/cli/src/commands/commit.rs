@@ -1,0 +1,76 @@
+//! `envfs commit`: what was written into a mount becomes an environment of its own.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use envfs_store::Store;
+use envfs_store::capture;
+use envfs_store::environment::Environment;
+use envfs_store::workspace::Workspace;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+use crate::writable::Opened;
+
+/// Turn what was written into a mount into a new environment
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    envfs mount --writable 3fb1c2d4 /envs/x\n  \
+    /envs/x/bin/pip install some-package\n  \
+    envfs diff /envs/x\n  \
+    envfs commit /envs/x                        prints the new signature\n\n\
+    The mount goes on as it is. The new environment stands on the old one and costs what was changed; it can be mounted \
+    anywhere.")]
+pub(crate) struct CommitArgs {
+    /// A writable mount
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Report {
+    signature: String,
+    base: Option<String>,
+    changed: bool,
+    new_objects: u64,
+    new_bytes: u64,
+}
+
+pub(crate) fn execute(context: &Context, args: &CommitArgs) -> Result<ExitCode, CliError> {
+    let store = context.store()?;
+    let opened = Opened::open(&store, &args.path)?;
+    let environment = commit(&store, &opened)?;
+    let is_changed = environment != opened.environment;
+    if context.json {
+        let added = if is_changed {
+            environment.added
+        } else {
+            envfs_store::ingest::Written::default()
+        };
+        context.print_json(&Report {
+            signature: environment.signature.to_string(),
+            base: environment.base.map(|base| base.to_string()),
+            changed: is_changed,
+            new_objects: added.objects,
+            new_bytes: added.bytes,
+        })?;
+    } else {
+        if !is_changed {
+            context.note("nothing was changed");
+        }
+        output::line(&environment.signature.to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The environment with the changes; the same one, if there are none.
+fn commit(store: &Store, opened: &Opened) -> Result<Environment, CliError> {
+    let _shared = store.share()?;
+    let workspace = Workspace::create(store)?;
+    Ok(match opened.as_writable().capture(store, &workspace)? {
+        None => opened.environment.clone(),
+        Some((layer, written)) => capture::commit(store, &workspace, &opened.environment, &layer, written)?,
+    })
+}

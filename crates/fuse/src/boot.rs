@@ -1,0 +1,35 @@
+//! Which boot of which machine this is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use envfs_store::cache::Boot;
+
+/// What names this boot (proc(5)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What names the boot could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{path}`")]
+pub struct BootError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The running boot of this machine.
+pub(crate) fn current() -> Result<Boot, BootError> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .map_err(|source| BootError {
+                path: path.to_owned(),
+                source,
+            })
+    };
+    Ok(Boot {
+        id: read(Path::new(BOOT_ID))?,
+        machine: read(Path::new("/proc/sys/kernel/hostname"))?,
+    })
+}

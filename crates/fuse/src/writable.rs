@@ -1,0 +1,245 @@
+//! An environment that can be written to: an overlay whose lower layer is any mount of ours, which never changes.
+//!
+//! ```text
+//! <state>/
+//!   upper/       what was changed, as overlayfs keeps it
+//!   work/        overlayfs' own
+//!   mount.json   which environment is below, and where it is seen
+//! ```
+//!
+//! The state outlives the mount: mounted again with the same environment at the same place, the changes are back.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use envfs_store::Digest;
+use envfs_store::tree::{NodeKind, Tree};
+use rustix::fs::{FileType, Mode};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::mount;
+use crate::mountinfo;
+
+/// What tells other installers to leave an environment alone (PEP 668, CEP 22), which is not true of a writable one.
+const INSTALLER_NOTES: [&str; 2] = ["EXTERNALLY-MANAGED", "conda-meta/frozen"];
+
+/// Where a writable mount keeps what is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    root: PathBuf,
+}
+
+/// What a state belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    /// The environment below.
+    pub signature: Digest,
+    /// Where it is seen: files that were written may name this path.
+    pub mount_point: PathBuf,
+}
+
+/// An environment cannot be mounted writable, or what was written cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum WritableError {
+    /// Overlayfs is not to be had.
+    #[error(
+        "this kernel or user cannot mount an overlay that is written to: {action} failed; run as root, or without --writable"
+    )]
+    Unsupported {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The directory holds the changes of something else.
+    #[error(
+        "`{root}` holds changes of the environment {} at `{mount_point}`: mount that there again, commit or discard it, or name \
+         another directory with --upper", &signature.to_string()[..16]
+    )]
+    OtherState {
+        /// The state's directory.
+        root: PathBuf,
+        /// The environment that it belongs to.
+        signature: Digest,
+        /// Where that was seen.
+        mount_point: PathBuf,
+    },
+    /// There is no writable mount.
+    #[error("`{0}` is not a writable mount: `envfs mount --writable` makes one")]
+    NotWritable(PathBuf),
+    /// The operating system refused something else.
+    #[error("cannot {action} `{path}`")]
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The environment below is damaged.
+    #[error(transparent)]
+    Store(#[from] envfs_store::Error),
+}
+
+impl State {
+    /// The state in the directory `root`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The state of the writable mount at exactly `mount_point`.
+    ///
+    /// # Errors
+    /// When no environment is mounted writable there.
+    pub fn of_mount(mount_point: &Path) -> Result<Self, WritableError> {
+        let mounts = mountinfo::read().map_err(system("read the mounts for", mount_point))?;
+        let entry =
+            mountinfo::at(&mounts, mount_point).filter(|entry| entry.source.starts_with(mountinfo::SOURCE_PREFIX));
+        let upper = entry.and_then(|entry| {
+            let upper = entry
+                .super_options
+                .split(',')
+                .find_map(|option| option.strip_prefix("upperdir="))?;
+            Path::new(upper).parent().map(Self::at)
+        });
+        upper.ok_or_else(|| WritableError::NotWritable(mount_point.to_owned()))
+    }
+
+    /// The directory that holds what was changed.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.root.join("upper")
+    }
+
+    /// What the state belongs to.
+    ///
+    /// # Errors
+    /// When there is no state, or its record is damaged.
+    pub fn record(&self) -> Result<StateRecord, WritableError> {
+        let path = self.record_path();
+        let text = fs::read(&path).map_err(system("read", &path))?;
+        serde_json::from_slice(&text).map_err(|error| system("understand", &path)(error.into()))
+    }
+
+    /// Removes everything that was written.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn discard(&self) -> Result<(), WritableError> {
+        // The record goes last: as long as it is there, another try finds the state.
+        for part in ["upper", "work"] {
+            let path = self.root.join(part);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &path)(error)),
+                _ => {}
+            }
+        }
+        let path = self.record_path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &path)(error)),
+            _ => {}
+        }
+        // A directory of the user's own may hold other things.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    /// Makes the state for an environment, or finds it made for the same one at the same place.
+    fn prepare(&self, record: &StateRecord, tree: &Tree) -> Result<(), WritableError> {
+        if self.record_path().exists() {
+            let found = self.record()?;
+            if found != *record {
+                return Err(WritableError::OtherState {
+                    root: self.root.clone(),
+                    signature: found.signature,
+                    mount_point: found.mount_point,
+                });
+            }
+            return Ok(());
+        }
+        for part in ["upper", "work"] {
+            let path = self.root.join(part);
+            fs::create_dir_all(&path).map_err(system("create", &path))?;
+        }
+        self.hide_installer_notes(tree)?;
+        let path = self.record_path();
+        let text = serde_json::to_vec(record).map_err(|error| system("write", &path)(error.into()))?;
+        fs::write(&path, text).map_err(system("write", &path))
+    }
+
+    /// Marks the notes as removed, as overlayfs would: a device with the number 0/0 (overlayfs.rst, "whiteouts").
+    fn hide_installer_notes(&self, tree: &Tree) -> Result<(), WritableError> {
+        for path in notes(tree)? {
+            let place = self.upper().join(&path);
+            let directory = place.parent().unwrap_or(&place);
+            fs::create_dir_all(directory).map_err(system("create", directory))?;
+            rustix::fs::mknodat(rustix::fs::CWD, &place, FileType::CharacterDevice, Mode::empty(), 0)
+                .map_err(|errno| system("hide", &place)(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.root.join("mount.json")
+    }
+}
+
+/// Mounts an overlay on `record.mount_point` that keeps what is written in `state`. `lower` is a mount of the environment
+/// that no path need lead to; `tree` is the environment's.
+///
+/// # Errors
+/// When the state belongs to something else, or the kernel refuses.
+pub fn mount(lower: &OwnedFd, state: &State, record: &StateRecord, tree: &Tree) -> Result<(), WritableError> {
+    state.prepare(record, tree)?;
+    let configure = || {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let set = |key: &str, value: &std::ffi::OsStr| rustix::mount::fsconfig_set_string(context.as_fd(), key, value);
+        set("source", mount::source(&record.signature).as_ref())?;
+        set("upperdir", state.upper().as_os_str())?;
+        set("workdir", state.root.join("work").as_os_str())?;
+        // Directories of the environment can be renamed, and changing a mode copies no content.
+        set("redirect_dir", "on".as_ref())?;
+        set("metacopy", "on".as_ref())?;
+        rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", lower.as_fd())?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let overlay = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&overlay, "", rustix::fs::CWD, &record.mount_point, flags)
+    };
+    configure().map_err(|errno| WritableError::Unsupported {
+        action: "mounting overlayfs",
+        source: errno.into(),
+    })
+}
+
+/// The paths of the notes to other installers that `tree` holds.
+fn notes(tree: &Tree) -> envfs_store::Result<Vec<PathBuf>> {
+    let mut paths = vec![PathBuf::from(INSTALLER_NOTES[1])];
+    if let Some(library) = tree
+        .find(b"lib")?
+        .filter(|node| matches!(node.kind(), Ok(NodeKind::Directory)))
+    {
+        for child in tree.children(library, 0)? {
+            let name = String::from_utf8_lossy(child?.name()?).into_owned();
+            paths.push(Path::new("lib").join(name).join(INSTALLER_NOTES[0]));
+        }
+    }
+    let mut found = Vec::new();
+    for path in paths {
+        if tree.find(path.as_os_str().as_encoded_bytes())?.is_some() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WritableError {
+    let path = path.to_owned();
+    move |source| WritableError::System { action, path, source }
+}

@@ -1,0 +1,475 @@
+//! pylock.toml ([PEP 751](https://peps.python.org/pep-0751/)): exact distributions with their files.
+//!
+//! Read from what people keep beside their projects and from what uv writes. Which of its files are for a Python is decided
+//! here; the packages' bytes, and how the file came to be, are not known.
+
+use std::path::{Path, PathBuf};
+
+use pep440_rs::VersionSpecifiers;
+use pep508_rs::MarkerTree;
+use serde::Deserialize;
+use url::Url;
+
+use crate::direct_url;
+use crate::pypi::{LockedWheel, WheelFileName, normalized_name};
+use crate::python::PythonTarget;
+use crate::requirements::Parts;
+
+/// The major version that is understood.
+const LOCK_VERSION: &str = "1.";
+
+/// The content of a pylock.toml.
+#[derive(Clone, Debug)]
+pub(crate) struct Pylock {
+    path: PathBuf,
+    requires_python: Option<VersionSpecifiers>,
+    extras: Vec<String>,
+    groups: Vec<String>,
+    default_groups: Vec<String>,
+    packages: Vec<LockedDistribution>,
+}
+
+/// One version of a distribution with its files.
+#[derive(Clone, Debug)]
+pub(crate) struct LockedDistribution {
+    name: String,
+    version: Option<String>,
+    marker: Option<String>,
+    wheels: Vec<LockedWheel>,
+    /// What there is besides wheels: `a source distribution`, `a repository`, `a directory`.
+    source: Option<&'static str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Document {
+    lock_version: String,
+    requires_python: Option<VersionSpecifiers>,
+    #[serde(default)]
+    extras: Vec<String>,
+    #[serde(default)]
+    dependency_groups: Vec<String>,
+    #[serde(default)]
+    default_groups: Vec<String>,
+    #[serde(default)]
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: Option<String>,
+    marker: Option<String>,
+    #[serde(default)]
+    wheels: Vec<File>,
+    archive: Option<File>,
+    sdist: Option<toml::Value>,
+    vcs: Option<toml::Value>,
+    directory: Option<toml::Value>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    name: Option<String>,
+    url: Option<String>,
+    path: Option<String>,
+    size: Option<u64>,
+    #[serde(default)]
+    hashes: Hashes,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Hashes {
+    sha256: Option<String>,
+}
+
+impl Pylock {
+    /// Reads the text of a pylock.toml; the path is for messages and for what lies beside it.
+    ///
+    /// # Errors
+    /// It is no TOML, of a newer version, or breaks the format's rules.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, PylockError> {
+        let malformed = |reason: String| PylockError::Malformed {
+            path: path.to_owned(),
+            reason,
+        };
+        let document: Document = toml::from_str(text).map_err(|error| malformed(error.message().to_owned()))?;
+        if !document.lock_version.starts_with(LOCK_VERSION) {
+            return Err(malformed(format!(
+                "it is of version {}, and only 1 is known: write it anew with an older tool, or update this one",
+                document.lock_version
+            )));
+        }
+        let packages = document.packages.into_iter().map(|package| package.read(path));
+        Ok(Self {
+            path: path.to_owned(),
+            requires_python: document.requires_python,
+            extras: document.extras,
+            groups: document.dependency_groups,
+            default_groups: document.default_groups,
+            packages: packages.collect::<Result<_, _>>().map_err(malformed)?,
+        })
+    }
+
+    pub(crate) fn packages(&self) -> &[LockedDistribution] {
+        &self.packages
+    }
+
+    pub(crate) fn requires_python(&self) -> Option<&VersionSpecifiers> {
+        self.requires_python.as_ref()
+    }
+
+    /// The wheels for a Python, with the parts that are asked for.
+    ///
+    /// # Errors
+    /// It has no such part, or a package has no wheel that fits.
+    pub(crate) fn select(&self, target: &PythonTarget, parts: &Parts) -> Result<Vec<LockedWheel>, PylockError> {
+        let unknown = |what: &'static str, name: &str, known: &[String]| PylockError::UnknownPart {
+            path: self.path.clone(),
+            what,
+            name: name.to_owned(),
+            known: if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            },
+        };
+        if let Some(extra) = parts.extras.iter().find(|extra| !self.extras.contains(extra)) {
+            return Err(unknown("extra", extra, &self.extras));
+        }
+        if let Some(group) = parts.groups.iter().find(|group| !self.groups.contains(group)) {
+            return Err(unknown("group", group, &self.groups));
+        }
+        let mut groups = parts.groups.clone();
+        groups.extend(self.default_groups.iter().cloned());
+        let markers = target.marker_environment();
+        let mut wheels: Vec<LockedWheel> = Vec::new();
+        for package in &self.packages {
+            if let Some(marker) = &package.marker {
+                let text = without_parts(marker, &parts.extras, &groups);
+                let tree: MarkerTree = text.parse().map_err(|_| PylockError::Malformed {
+                    path: self.path.clone(),
+                    reason: format!("the marker '{marker}' of {} cannot be understood", package.name),
+                })?;
+                if !tree.evaluate(&markers, &[]) {
+                    continue;
+                }
+            }
+            wheels.push(package.choose(target, &[])?);
+        }
+        wheels.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(wheels)
+    }
+}
+
+impl LockedDistribution {
+    pub(crate) fn new(
+        name: &str,
+        version: Option<String>,
+        wheels: Vec<LockedWheel>,
+        source: Option<&'static str>,
+    ) -> Self {
+        Self {
+            name: normalized_name(name),
+            version,
+            marker: None,
+            wheels,
+            source,
+        }
+    }
+
+    /// The name, normalized.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The wheel that fits a Python best, among those whose digest is one of `allowed`, or among all if that is empty.
+    ///
+    /// # Errors
+    /// None fits, or none has an allowed digest.
+    pub(crate) fn choose(&self, target: &PythonTarget, allowed: &[[u8; 32]]) -> Result<LockedWheel, PylockError> {
+        let is_allowed =
+            |wheel: &&LockedWheel| allowed.is_empty() || wheel.sha256().is_some_and(|sha256| allowed.contains(&sha256));
+        let fitting = || {
+            self.wheels
+                .iter()
+                .filter(|wheel| target.rank(wheel.file_name()).is_some())
+        };
+        let best = fitting()
+            .filter(is_allowed)
+            .min_by_key(|wheel| target.rank(wheel.file_name()));
+        if let Some(wheel) = best {
+            return Ok(wheel.clone());
+        }
+        let distribution = match &self.version {
+            Some(version) => format!("{} {version}", self.name),
+            None => self.name.clone(),
+        };
+        if let Some(wheel) = fitting().next() {
+            return Err(PylockError::Hash {
+                distribution,
+                file_name: wheel.file_name().to_string(),
+            });
+        }
+        Err(PylockError::NoWheel {
+            distribution,
+            python: target.version(),
+            subdir: target.subdir().to_string(),
+            offered: match (self.source, self.wheels.as_slice()) {
+                (Some(source), []) => format!("there is only {source}, and nothing is built from source here"),
+                (_, []) => "there is no file at all".to_owned(),
+                (_, wheels) => format!("there is {}", enumerate(wheels)),
+            },
+        })
+    }
+}
+
+impl Package {
+    fn read(self, path: &Path) -> Result<LockedDistribution, String> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let mut wheels = Vec::new();
+        for file in &self.wheels {
+            wheels.push(file.read(&self.name, directory)?);
+        }
+        let mut source = match (&self.sdist, &self.vcs, &self.directory) {
+            (_, Some(_), _) => Some("a repository"),
+            (_, _, Some(_)) => Some("a directory"),
+            (Some(_), _, _) => Some("a source distribution"),
+            _ => None,
+        };
+        if let Some(archive) = &self.archive {
+            if archive.is_wheel() {
+                let wheel = archive.read(&self.name, directory)?;
+                let direct_url = direct_url::of_archive(wheel.parsed_url(), wheel.sha256());
+                wheels.push(wheel.with_direct_url(direct_url));
+            } else {
+                source = Some("a source distribution");
+            }
+        }
+        Ok(LockedDistribution {
+            marker: self.marker,
+            ..LockedDistribution::new(&self.name, self.version, wheels, source)
+        })
+    }
+}
+
+impl File {
+    fn is_wheel(&self) -> bool {
+        let place = self.url.as_ref().or(self.path.as_ref());
+        place.is_some_and(|place| place.split(['#', '?']).next().unwrap_or(place).ends_with(".whl"))
+    }
+
+    fn location(&self, directory: &Path) -> Option<String> {
+        match (&self.url, &self.path) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Some(path)) => {
+                let absolute = std::path::absolute(directory.join(path)).ok()?;
+                Some(Url::from_file_path(absolute).ok()?.into())
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn read(&self, name: &str, directory: &Path) -> Result<LockedWheel, String> {
+        let location = self
+            .location(directory)
+            .ok_or_else(|| format!("a wheel of {name} has neither url nor path"))?;
+        let mut wheel = LockedWheel::new(&location).map_err(|error| error.to_string())?;
+        if let Some(file_name) = &self.name {
+            wheel = wheel.with_file_name(WheelFileName::parse(file_name).map_err(|error| error.to_string())?);
+        }
+        if wheel.name() != normalized_name(name) {
+            return Err(format!("{} is not a wheel of {name}", wheel.file_name()));
+        }
+        if let Some(size_bytes) = self.size {
+            wheel = wheel.with_size_bytes(size_bytes);
+        }
+        if let Some(digits) = &self.hashes.sha256 {
+            let bytes = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
+            wheel = wheel.with_sha256(bytes.ok_or_else(|| format!("'{digits}' of {name} is no SHA-256"))?);
+        }
+        Ok(wheel)
+    }
+}
+
+/// Replaces what PEP 751 added to markers (`'dev' in dependency_groups`, `'x' in extras`) by what is always or never true.
+fn without_parts(marker: &str, extras: &[String], groups: &[String]) -> String {
+    let mut text = marker.to_owned();
+    for (variable, known) in [("extras", extras), ("dependency_groups", groups)] {
+        for negation in ["not in", "in"] {
+            let end = format!(" {negation} {variable}");
+            while let Some(at) = text.find(&end) {
+                let before = &text[..at];
+                let Some(quote) = before.chars().next_back().filter(|c| matches!(c, '\'' | '"')) else {
+                    break;
+                };
+                let Some(start) = before[..before.len() - 1].rfind(quote) else {
+                    break;
+                };
+                let name = &before[start + 1..before.len() - 1];
+                let is_in = known
+                    .iter()
+                    .any(|known| normalized_name(known) == normalized_name(name));
+                let holds = is_in == (negation == "in");
+                let truth = if holds {
+                    "python_version >= '0'"
+                } else {
+                    "python_version < '0'"
+                };
+                text = format!("{}{truth}{}", &text[..start], &text[at + end.len()..]);
+            }
+        }
+    }
+    text
+}
+
+fn enumerate(wheels: &[LockedWheel]) -> String {
+    const SHOWN: usize = 4;
+    let mut tags: Vec<_> = wheels.iter().map(|wheel| wheel.file_name().tag()).collect();
+    let more = tags.len().saturating_sub(SHOWN);
+    tags.truncate(SHOWN);
+    match more {
+        0 => tags.join(", "),
+        more => format!("{} and {more} more", tags.join(", ")),
+    }
+}
+
+/// Why exact distributions cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PylockError {
+    /// The file breaks the rules of its format.
+    #[error("{} is not a valid lock: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file has not what is asked for.
+    #[error("{} has no {what} '{name}'; it has: {known}", path.display())]
+    UnknownPart {
+        /// The file.
+        path: PathBuf,
+        /// `extra` or `group`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// No wheel fits.
+    #[error(
+        "{distribution} has no wheel for Python {python} on {subdir}: {offered}; ask for a version that has one, for another \
+         Python, or for the conda package"
+    )]
+    NoWheel {
+        /// Name and version.
+        distribution: String,
+        /// The version of Python.
+        python: String,
+        /// The platform.
+        subdir: String,
+        /// What there is instead.
+        offered: String,
+    },
+    /// The digest is not one of those that are allowed.
+    #[error(
+        "no wheel of {distribution} that fits has one of the digests that the requirements allow (the best is {file_name}): \
+         the file on the index is another than the one that was hashed; compare them, and write the hashes anew if you \
+         trust it"
+    )]
+    Hash {
+        /// Name and version.
+        distribution: String,
+        /// The wheel that would have been taken.
+        file_name: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::tests::target;
+
+    const TEXT: &str = r#"
+lock-version = "1.0"
+requires-python = ">=3.9"
+extras = ["gui"]
+dependency-groups = ["dev"]
+[[packages]]
+name = "Only.Windows"
+version = "1"
+marker = "sys_platform == 'win32'"
+wheels = [{ url = "https://h/only_windows-1-py3-none-any.whl" }]
+[[packages]]
+name = "tool"
+version = "1"
+marker = "'dev' in dependency_groups and python_version >= '3.9'"
+wheels = [{ path = "wheels/tool-1-py3-none-any.whl", size = 3 }]
+[[packages]]
+name = "fast"
+version = "2"
+wheels = [
+  { url = "https://h/fast-2-py3-none-any.whl" },
+  { url = "https://h/fast-2-cp312-cp312-manylinux_2_17_x86_64.whl", hashes = { sha256 = "0000000000000000000000000000000000000000000000000000000000000001" } },
+]
+"#;
+
+    fn select(parts: &Parts) -> Result<Vec<String>, PylockError> {
+        let lock = Pylock::parse(TEXT, Path::new("/p/pylock.toml")).unwrap();
+        let wheels = lock.select(&target("3.12.8", "linux-64"), parts)?;
+        Ok(wheels.iter().map(|wheel| wheel.url().to_owned()).collect())
+    }
+
+    #[test]
+    fn markers_and_tags_select() {
+        let fast = "https://h/fast-2-cp312-cp312-manylinux_2_17_x86_64.whl";
+        assert_eq!(select(&Parts::default()).unwrap(), [fast]);
+        let dev = Parts {
+            groups: vec!["dev".to_owned()],
+            ..Parts::default()
+        };
+        assert_eq!(
+            select(&dev).unwrap(),
+            [fast, "file:///p/wheels/tool-1-py3-none-any.whl"]
+        );
+    }
+
+    #[test]
+    fn a_part_that_is_not_there_is_refused() {
+        let parts = Parts {
+            extras: vec!["nope".to_owned()],
+            ..Parts::default()
+        };
+        let error = select(&parts).unwrap_err().to_string();
+        assert!(error.contains("extra 'nope'") && error.contains("gui"), "{error}");
+    }
+
+    #[test]
+    fn without_a_wheel_that_fits_the_error_says_what_there_is() {
+        let lock = Pylock::parse(TEXT, Path::new("/p/pylock.toml")).unwrap();
+        let windows = target("3.12", "win-64");
+        let fast = &lock.packages()[2];
+        assert!(fast.choose(&windows, &[]).is_ok());
+        let error = fast.choose(&windows, &[[7; 32]]).unwrap_err().to_string();
+        assert!(error.contains("digests"), "{error}");
+        let text = "lock-version = \"1.0\"\n[[packages]]\nname = \"x\"\nversion = \"1\"\nsdist = { url = \"https://h/x.tar.gz\" }\n";
+        let lock = Pylock::parse(text, Path::new("pylock.toml")).unwrap();
+        let error = lock.packages()[0].choose(&windows, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("x 1") && error.contains("win-64") && error.contains("source distribution"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wheel_at_a_url_has_a_direct_url() {
+        let text = "lock-version = \"1.0\"\n[[packages]]\nname = \"x\"\narchive = { url = \"https://u:p@h/x-1-py3-none-any.whl\" }\n";
+        let lock = Pylock::parse(text, Path::new("pylock.toml")).unwrap();
+        let wheel = lock.packages()[0].choose(&target("3.12", "linux-64"), &[]).unwrap();
+        let expected = r#"{"url":"https://h/x-1-py3-none-any.whl","archive_info":{}}"#;
+        assert_eq!(wheel.direct_url(), Some(expected));
+    }
+}

@@ -1,0 +1,312 @@
+//! uv.lock: a graph of packages with markers on its edges, and every file of every package.
+//!
+//! Its format is not specified; what is read here is what uv writes in version 1. Knows nothing of uv as a program.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+
+use pep508_rs::{MarkerEnvironment, MarkerTree};
+use serde::Deserialize;
+
+use super::{PythonLockError, stale};
+use crate::pylock::LockedDistribution;
+use crate::pypi::{LockedWheel, normalized_name};
+use crate::python::PythonTarget;
+use crate::requirements::{Parts, Project};
+
+/// The content of a uv.lock.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Document {
+    pub(super) requires_python: Option<String>,
+    #[serde(default)]
+    package: Vec<Package>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Package {
+    name: String,
+    version: Option<String>,
+    source: Source,
+    #[serde(default)]
+    dependencies: Vec<Dependency>,
+    #[serde(default)]
+    optional_dependencies: BTreeMap<String, Vec<Dependency>>,
+    #[serde(default)]
+    dev_dependencies: BTreeMap<String, Vec<Dependency>>,
+    #[serde(default)]
+    wheels: Vec<File>,
+    sdist: Option<toml::Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Source {
+    registry: Option<String>,
+    url: Option<String>,
+    path: Option<String>,
+    git: Option<String>,
+    directory: Option<String>,
+    editable: Option<String>,
+    r#virtual: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Dependency {
+    name: String,
+    version: Option<String>,
+    #[serde(default)]
+    extra: Vec<String>,
+    marker: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct File {
+    url: Option<String>,
+    path: Option<String>,
+    filename: Option<String>,
+    hash: Option<String>,
+    size: Option<u64>,
+}
+
+impl Document {
+    /// The wheels for a Python, by name: what the project needs, with the parts that are asked for.
+    ///
+    /// # Errors
+    /// As [`select`](super::PythonLock::select).
+    pub(super) fn select(
+        &self,
+        target: &PythonTarget,
+        parts: &Parts,
+        project: Option<&Project>,
+        path: &Path,
+    ) -> Result<Vec<LockedWheel>, PythonLockError> {
+        if let Some(project) = project {
+            stale::check(project, &|name| self.versions(name), path)?;
+        }
+        let mut walk = Walk {
+            document: self,
+            markers: target.marker_environment(),
+            waiting: VecDeque::new(),
+            seen: BTreeSet::new(),
+            path,
+        };
+        let roots = self.roots(project);
+        for part in &parts.extras {
+            self.require(&roots, "extra", part, path, |package| &package.optional_dependencies)?;
+        }
+        for part in &parts.groups {
+            self.require(&roots, "group", part, path, |package| &package.dev_dependencies)?;
+        }
+        for root in &roots {
+            walk.follow(&root.dependencies)?;
+            for (tables, asked) in [
+                (&root.optional_dependencies, &parts.extras),
+                (&root.dev_dependencies, &parts.groups),
+            ] {
+                for (name, dependencies) in tables {
+                    if asked
+                        .iter()
+                        .any(|asked| normalized_name(asked) == normalized_name(name))
+                    {
+                        walk.follow(dependencies)?;
+                    }
+                }
+            }
+        }
+        let own: Vec<usize> = roots.iter().map(|root| self.index_of(root)).collect();
+        let found = walk.finish()?;
+        let mut wheels = Vec::new();
+        for index in found.into_iter().filter(|index| !own.contains(index)) {
+            wheels.push(self.package[index].wheel(target, path)?);
+        }
+        wheels.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(wheels)
+    }
+
+    fn index_of(&self, package: &Package) -> usize {
+        let position = self.package.iter().position(|other| std::ptr::eq(other, package));
+        position.unwrap_or(self.package.len())
+    }
+
+    fn versions(&self, name: &str) -> Vec<String> {
+        let named = self.package.iter().filter(|package| package.name == name);
+        // A project without a fixed version meets every requirement.
+        named
+            .map(|package| package.version.clone().unwrap_or_default())
+            .collect()
+    }
+
+    /// The project of the lock: that beside it, or the one in its directory, or all members of the workspace.
+    fn roots(&self, project: Option<&Project>) -> Vec<&Package> {
+        let members = || self.package.iter().filter(|package| package.source.member().is_some());
+        let name = project.and_then(|project| project.name.as_deref()).map(normalized_name);
+        let named: Vec<_> = members()
+            .filter(|package| Some(&package.name) == name.as_ref())
+            .collect();
+        if !named.is_empty() {
+            return named;
+        }
+        let here: Vec<_> = members()
+            .filter(|package| package.source.member() == Some("."))
+            .collect();
+        if here.is_empty() { members().collect() } else { here }
+    }
+
+    fn require(
+        &self,
+        roots: &[&Package],
+        what: &'static str,
+        name: &str,
+        path: &Path,
+        table: impl Fn(&Package) -> &BTreeMap<String, Vec<Dependency>>,
+    ) -> Result<(), PythonLockError> {
+        let is_known = |package: &&Package| {
+            table(package)
+                .keys()
+                .any(|known| normalized_name(known) == normalized_name(name))
+        };
+        if roots.iter().any(is_known) {
+            return Ok(());
+        }
+        Err(PythonLockError::UnknownPart {
+            path: path.to_owned(),
+            what,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// A walk along the edges that hold for one Python.
+struct Walk<'a> {
+    document: &'a Document,
+    markers: MarkerEnvironment,
+    /// Packages, each alone or with one of its extras.
+    waiting: VecDeque<(usize, Option<&'a str>)>,
+    seen: BTreeSet<(usize, Option<&'a str>)>,
+    path: &'a Path,
+}
+
+impl<'a> Walk<'a> {
+    fn follow(&mut self, dependencies: &'a [Dependency]) -> Result<(), PythonLockError> {
+        for dependency in dependencies {
+            if let Some(marker) = &dependency.marker {
+                let tree: MarkerTree = marker
+                    .parse()
+                    .map_err(|_| self.malformed(format!("the marker '{marker}' cannot be understood")))?;
+                if !tree.evaluate(&self.markers, &[]) {
+                    continue;
+                }
+            }
+            let is_meant = |package: &Package| {
+                package.name == dependency.name
+                    && (dependency.version.is_none() || dependency.version == package.version)
+            };
+            let index = self.document.package.iter().position(is_meant);
+            let index = index.ok_or_else(|| self.malformed(format!("it has no package '{}'", dependency.name)))?;
+            for extra in [None]
+                .into_iter()
+                .chain(dependency.extra.iter().map(|extra| Some(extra.as_str())))
+            {
+                if self.seen.insert((index, extra)) {
+                    self.waiting.push_back((index, extra));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every package that is reached.
+    fn finish(mut self) -> Result<BTreeSet<usize>, PythonLockError> {
+        let document = self.document;
+        while let Some((index, extra)) = self.waiting.pop_front() {
+            let package = &document.package[index];
+            match extra {
+                None => self.follow(&package.dependencies)?,
+                Some(extra) => {
+                    let tables = package.optional_dependencies.iter();
+                    for (_, dependencies) in tables.filter(|(name, _)| normalized_name(name) == normalized_name(extra))
+                    {
+                        self.follow(dependencies)?;
+                    }
+                }
+            }
+        }
+        Ok(self.seen.into_iter().map(|(index, _)| index).collect())
+    }
+
+    fn malformed(&self, reason: String) -> PythonLockError {
+        PythonLockError::Malformed {
+            path: self.path.to_owned(),
+            reason,
+        }
+    }
+}
+
+impl Source {
+    /// The directory of a member of the workspace.
+    fn member(&self) -> Option<&str> {
+        self.editable.as_deref().or(self.r#virtual.as_deref())
+    }
+
+    /// What would have to be built.
+    fn unbuilt(&self) -> Option<&'static str> {
+        if self.git.is_some() {
+            return Some("a repository");
+        }
+        (self.directory.is_some() || self.member().is_some()).then_some("a directory with sources")
+    }
+}
+
+impl Package {
+    fn wheel(&self, target: &PythonTarget, path: &Path) -> Result<LockedWheel, PythonLockError> {
+        if let Some(what) = self.source.unbuilt() {
+            return Err(PythonLockError::MustBeBuilt {
+                path: path.to_owned(),
+                name: self.name.clone(),
+                what,
+            });
+        }
+        let wheels = self.wheels.iter().map(|file| file.read(&self.source, path));
+        let wheels = wheels
+            .collect::<Result<_, _>>()
+            .map_err(|reason| PythonLockError::Malformed {
+                path: path.to_owned(),
+                reason: format!("a file of {}: {reason}", self.name),
+            })?;
+        let source = self.sdist.is_some().then_some("a source distribution");
+        let distribution = LockedDistribution::new(&self.name, self.version.clone(), wheels, source);
+        Ok(distribution.choose(target, &[])?)
+    }
+}
+
+impl File {
+    fn read(&self, source: &Source, lock: &Path) -> Result<LockedWheel, String> {
+        let directory = lock.parent().unwrap_or(Path::new("."));
+        let beside = |relative: &str| {
+            let joined = directory.join(relative);
+            std::path::absolute(&joined).unwrap_or(joined).display().to_string()
+        };
+        // The paths of a flat index are relative to it; a wheel that is a package's source has only a name of its own.
+        let place = match (&self.url, &self.path, &self.filename) {
+            (Some(url), _, _) => url.clone(),
+            (None, Some(path), _) => beside(&format!("{}/{path}", source.registry.as_deref().unwrap_or("."))),
+            (None, None, Some(_)) => match (&source.url, &source.path) {
+                (Some(url), _) => url.clone(),
+                (None, Some(path)) => beside(path),
+                (None, None) => return Err("it has no place".to_owned()),
+            },
+            (None, None, None) => return Err("it has neither url, path nor filename".to_owned()),
+        };
+        let mut wheel = LockedWheel::new(&place).map_err(|error| error.to_string())?;
+        if let Some(digits) = self.hash.as_deref().and_then(|hash| hash.strip_prefix("sha256:")) {
+            let sha256 = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
+            wheel = wheel.with_sha256(sha256.ok_or_else(|| format!("'{digits}' is no SHA-256"))?);
+        }
+        Ok(match self.size {
+            Some(size_bytes) => wheel.with_size_bytes(size_bytes),
+            None => wheel,
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! Requirements as people write them, good and bad.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+fn one(line: &str) -> Result<Requirements, RequirementError> {
+    let mut requirements = Requirements::default();
+    requirements.add(&[line.to_owned()], Path::new("/project"))?;
+    Ok(requirements)
+}
+
+fn lines(requirements: &[Requirement]) -> Vec<String> {
+    requirements.iter().map(Requirement::line).collect()
+}
+
+#[test]
+fn a_file_with_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    let digest = "ab".repeat(32);
+    write(
+        "requirements.txt",
+        &format!(
+            "# header\n--extra-index-url https://host/simple\n-r more/base.txt\n-c limits.txt\n\
+             requests[socks] >= 2.31 ; python_version < '3.13'  # why\n\
+             idna==3.7 \\\n    --hash=sha256:{digest} \\\n    --hash=sha512:00\n\
+             --find-links wheels\n./wheels/x-1-py3-none-any.whl\n\
+             y @ https://host/y-2-py3-none-any.whl#sha256={digest}\n"
+        ),
+    );
+    fs::create_dir(directory.path().join("more")).unwrap();
+    write("more/base.txt", "numpy\n--pre\n");
+    write("limits.txt", "numpy<3\n");
+
+    let read = read_file(&directory.path().join("requirements.txt")).unwrap();
+    let names: Vec<_> = read.wanted.iter().filter_map(Requirement::name).collect();
+    assert_eq!(names, ["numpy", "requests", "idna", "x", "y"]);
+    assert_eq!(lines(&read.constraints), ["numpy<3"]);
+    assert_eq!(read.wanted[2].sha256, [[0xab; 32]]);
+    assert_eq!(read.wanted[2].place.line, 6);
+    assert!(read.wanted[3].line().starts_with("file:///"), "{:?}", read.wanted[3]);
+    assert!(
+        read.wanted[4].line().starts_with("y @ https://host/y-2"),
+        "{:?}",
+        read.wanted[4]
+    );
+    assert!(read.sources.allow_prereleases);
+    assert_eq!(read.sources.extra_index_urls, ["https://host/simple"]);
+    assert_eq!(
+        read.sources.find_links,
+        [directory.path().join("wheels").display().to_string()]
+    );
+    read.check().unwrap();
+}
+
+#[test]
+fn an_included_file_that_is_missing_is_named_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.txt");
+    fs::write(&path, "numpy\n-r nowhere.txt\n").unwrap();
+    let error = read_file(&path).unwrap_err().to_string();
+    assert!(error.contains("a.txt:2") && error.contains("nowhere.txt"), "{error}");
+    fs::write(&path, "-r a.txt\n").unwrap();
+    let error = read_file(&path).unwrap_err().to_string();
+    assert!(error.contains("includes itself"), "{error}");
+}
+
+#[test]
+fn what_must_be_built_is_refused_with_a_way_out() {
+    for (line, kind) in [
+        ("-e git+https://host/argh.git#egg=argh", "a repository"),
+        ("git+https://host/dask/distributed", "a repository"),
+        ("dllogger @ git+https://host/dllogger.git", "a repository"),
+        ("https://host/x-1.0.tar.gz", "a source distribution"),
+        ("x @ https://host/x-1.0.zip", "a source distribution"),
+        ("-e /", "a directory with sources"),
+        ("/.", "a directory with sources"),
+    ] {
+        let error = one(line).unwrap().check().unwrap_err().to_string();
+        assert!(
+            error.contains(kind) && error.contains(line) && error.contains("pip wheel"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_named() {
+    let error = one("-e ./module[extra]").unwrap().check().unwrap_err().to_string();
+    assert!(error.contains("/project/module, which does not exist"), "{error}");
+}
+
+#[test]
+fn mistakes_are_explained() {
+    for (line, expected) in [
+        ("numpy=1.20", "'=='"),
+        ("numpy=>1.20", "'>='"),
+        ("python >=3.10", "--python"),
+        ("--nonsense", "no option"),
+        ("-r", "needs a value"),
+        ("numpy==1 --hash=sha256:xyz", "SHA-256"),
+        ("--no-binary :all:", "from source"),
+        ("a b c", "must read like"),
+    ] {
+        let error = one(line).unwrap_err().to_string();
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+}
+
+fn project(text: &str, extras: &[&str], groups: &[&str]) -> Result<Requirements, RequirementError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pyproject.toml");
+    fs::write(&path, text).unwrap();
+    let parts = Parts {
+        extras: extras.iter().map(|extra| (*extra).to_owned()).collect(),
+        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+    };
+    read_pyproject(&path, &parts).map(|project| project.requirements)
+}
+
+const PROJECT: &str = r#"
+[project]
+name = "Demo"
+version = "1"
+requires-python = ">=3.10"
+dependencies = ["httpx>=0.27", "tomli ; python_version < '3.11'"]
+[project.optional-dependencies]
+cli = ["rich"]
+all = ["demo[cli]", "orjson"]
+[dependency-groups]
+test = ["pytest", { include-group = "types" }]
+types = ["mypy"]
+[[tool.uv.index]]
+url = "https://host/simple"
+"#;
+
+#[test]
+fn a_project_with_extras_and_groups() {
+    let read = project(PROJECT, &[], &[]).unwrap();
+    assert_eq!(
+        lines(&read.wanted),
+        ["httpx>=0.27", "tomli ; python_full_version < '3.11'"]
+    );
+    assert_eq!(read.requires_python().as_deref(), Some(">=3.10"));
+    assert_eq!(read.sources.extra_index_urls, ["https://host/simple"]);
+    let read = project(PROJECT, &["all"], &["test"]).unwrap();
+    let names: Vec<_> = read.wanted.iter().filter_map(Requirement::name).collect();
+    assert_eq!(names, ["httpx", "tomli", "orjson", "pytest", "mypy", "rich"]);
+    let error = project(PROJECT, &["gui"], &[]).unwrap_err().to_string();
+    assert!(error.contains("extra 'gui'") && error.contains("all, cli"), "{error}");
+}
+
+#[test]
+fn a_poetry_project() {
+    let text = r#"
+[tool.poetry]
+name = "old"
+[tool.poetry.dependencies]
+python = "^3.9"
+requests = { version = "^2.25", extras = ["socks"] }
+orjson = { version = "*", optional = true }
+local = { path = "../local", develop = true }
+[tool.poetry.group.dev.dependencies]
+pytest = [{ version = "<7", python = "<3.8" }, { version = "^8", python = ">=3.8" }]
+[tool.poetry.extras]
+fast = ["orjson"]
+"#;
+    let read = project(text, &["fast"], &["dev"]).unwrap();
+    assert_eq!(read.requires_python().as_deref(), Some(">=3.9, <4"));
+    let wanted = lines(&read.wanted);
+    assert!(wanted.contains(&"requests[socks]>=2.25,<3".to_owned()), "{wanted:?}");
+    assert!(wanted.contains(&"orjson".to_owned()), "{wanted:?}");
+    assert!(
+        wanted.iter().filter(|line| line.starts_with("pytest")).count() == 2,
+        "{wanted:?}"
+    );
+    assert!(read.check().unwrap_err().to_string().contains("does not exist"));
+}
+
+#[test]
+fn a_project_file_without_dependencies_is_refused() {
+    let error = project("[build-system]\nrequires = []\n", &[], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("names no dependencies"), "{error}");
+    let error = project("[project\n", &[], &[]).unwrap_err().to_string();
+    assert!(error.contains("line 1"), "{error}");
+}

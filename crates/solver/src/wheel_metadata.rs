@@ -1,0 +1,109 @@
+//! What wheels need, asked of the index without fetching them ([PEP 658](https://peps.python.org/pep-0658/)).
+//!
+//! A lock says of every wheel what it needs, so that tools can tell whether it still fits, and people why something is there.
+//! Nothing depends on it: where an index does not know, or cannot be asked, the wheel stays as it is. What was asked once is
+//! kept, by the wheel's digest. Knows nothing of resolving or lock files.
+
+use std::path::{Path, PathBuf};
+
+use futures::stream::{self, StreamExt};
+
+use crate::network::Network;
+use crate::pypi::LockedWheel;
+use crate::requirements::Pep508;
+
+/// How many questions are asked at a time.
+const MAX_QUESTIONS: usize = 16;
+/// Metadata is small; a larger answer is none.
+const MAX_METADATA_BYTES: usize = 4 << 20;
+
+/// The wheels with what they need, as far as their index tells.
+pub async fn complete_wheels(network: &Network, wheels: Vec<LockedWheel>) -> Vec<LockedWheel> {
+    let questions = wheels.into_iter().map(|wheel| complete(network, wheel));
+    stream::iter(questions).buffered(MAX_QUESTIONS).collect().await
+}
+
+async fn complete(network: &Network, wheel: LockedWheel) -> LockedWheel {
+    let is_complete = !wheel.requires_dist().is_empty() || wheel.requires_python().is_some();
+    if is_complete || !matches!(wheel.parsed_url().scheme(), "http" | "https") {
+        return wheel;
+    }
+    match metadata(network, &wheel).await {
+        Some(text) => {
+            let (requires_dist, requires_python) = requirements(&text);
+            wheel.with_requirements(requires_dist, requires_python)
+        }
+        None => wheel,
+    }
+}
+
+async fn metadata(network: &Network, wheel: &LockedWheel) -> Option<String> {
+    let kept = wheel.sha256().map(|sha256| {
+        let name = format!("{}.metadata", hex::encode(sha256));
+        network.cache_dir().join("wheel-metadata").join(name)
+    });
+    if let Some(text) = kept.as_ref().and_then(|kept| std::fs::read_to_string(kept).ok()) {
+        return Some(text);
+    }
+    let mut url = wheel.parsed_url().clone();
+    url.set_path(&format!("{}.metadata", url.path()));
+    let answer = network.archive_client().get(url).send().await;
+    let answer = match answer {
+        Ok(answer) if answer.status().is_success() => answer,
+        Ok(answer) => return unknown(wheel, &answer.status()),
+        Err(error) => return unknown(wheel, &error.without_url()),
+    };
+    let bytes = answer
+        .bytes()
+        .await
+        .ok()
+        .filter(|bytes| bytes.len() <= MAX_METADATA_BYTES)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    if let Some(kept) = &kept {
+        // What cannot be kept is asked again.
+        let _ = keep(kept, &text);
+    }
+    Some(text)
+}
+
+fn unknown(wheel: &LockedWheel, error: &dyn std::fmt::Display) -> Option<String> {
+    tracing::debug!("the index does not say what {wheel} needs: {error}");
+    None
+}
+
+/// The file appears whole or not at all: several processes may keep the same.
+fn keep(path: &PathBuf, text: &str) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory)?;
+    let temporary = tempfile::NamedTempFile::new_in(directory)?;
+    std::fs::write(temporary.path(), text)?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// `Requires-Dist` and `Requires-Python` of a `METADATA`. What is not as PEP 508 wants it is left out.
+fn requirements(text: &str) -> (Vec<String>, Option<String>) {
+    let headers = || text.lines().take_while(|line| !line.trim().is_empty());
+    let field = |line: &'_ str, name: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+    let requires_dist = headers().filter_map(|line| {
+        let requirement: Pep508 = field(line, "Requires-Dist")?.parse().ok()?;
+        Some(requirement.to_string())
+    });
+    let requires_python = headers().find_map(|line| field(line, "Requires-Python"));
+    let is_known = |text: &String| text.parse::<pep440_rs::VersionSpecifiers>().is_ok();
+    (requires_dist.collect(), requires_python.filter(is_known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requirements_are_headers_and_not_text() {
+        let text = "Metadata-Version: 2.1\nName: x\nRequires-Python: >=3.8\nRequires-Dist: idna<4,>=2.5\n\
+                    Requires-Dist: PySocks ; extra == 'socks'\nRequires-Dist: (broken\n\nRequires-Dist: body\n";
+        let (requires_dist, requires_python) = requirements(text);
+        assert_eq!(requires_dist, ["idna>=2.5,<4", "pysocks ; extra == 'socks'"]);
+        assert_eq!(requires_python.as_deref(), Some(">=3.8"));
+    }
+}

@@ -1,0 +1,235 @@
+//! From requirements to exact wheels, for one environment.
+//!
+//! uv searches; what conda packages provide is fixed for it by stub wheels ([`provided`]), so that a contradiction between
+//! the two worlds is explained and not discovered when something is imported. Which of a version's wheels is taken is decided
+//! here, by its tags. Knows nothing of how wheels are fetched or of lock files that people write.
+
+mod explain;
+mod provided;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use envfs_store::Store;
+
+use crate::package::LockedPackage;
+use crate::pylock::{Pylock, PylockError};
+use crate::pypi::LockedWheel;
+use crate::python::PythonTarget;
+use crate::requirements::{Requirement, Requirements};
+use crate::solve::ExcludeNewer;
+use crate::uv::{Uv, UvError};
+use provided::Provided;
+
+/// What is to be resolved, and against what.
+#[derive(Clone, Copy)]
+pub struct WheelRequest<'a> {
+    /// What is asked for.
+    pub requirements: &'a Requirements,
+    /// The Python that will use it.
+    pub target: &'a PythonTarget,
+    /// The conda packages of the environment. What they provide stays as it is.
+    pub packages: &'a [LockedPackage],
+    /// Wheels of a base: they are part of the environment exactly as they are.
+    pub pinned: &'a [LockedWheel],
+    /// Wheels of an older lock: their versions are kept where nothing forbids it.
+    pub preferred: &'a [LockedWheel],
+    /// Leaves out what came later.
+    pub exclude_newer: Option<ExcludeNewer>,
+    /// Takes only what is asked for, and not what it needs: for requirements that are a lock already.
+    pub is_complete: bool,
+    /// A store that may hold the conda packages: there they say themselves what they provide, otherwise their records do.
+    pub store: Option<&'a Store>,
+}
+
+/// Resolves a request: the wheels by name, those of a base among them.
+///
+/// # Errors
+/// Something would have to be built, nothing satisfies the request (then the error explains why), no wheel fits the platform,
+/// a digest is not the one that the requirements allow, or an index cannot be reached.
+pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedWheel>, WheelsError> {
+    request.requirements.check()?;
+    if request.requirements.is_empty() {
+        return Ok(request.pinned.to_vec());
+    }
+    let mut provided = provided::by_packages(request.packages, request.store)?;
+    for wheel in request.pinned {
+        provided.retain(|provided| provided.name != wheel.name());
+        provided.push(Provided::by_wheel(wheel));
+    }
+    let directory = tempfile::tempdir().map_err(|source| WheelsError::Io {
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    let text = compile(uv, request, &provided, directory.path())?;
+    let pylock = Pylock::parse(&text, &directory.path().join(OUTPUT))?;
+
+    let mut wheels = request.pinned.to_vec();
+    for package in pylock.packages() {
+        if provided.iter().any(|provided| provided.name == package.name()) {
+            continue;
+        }
+        let asked: Vec<_> = asked_for(request.requirements, package.name()).collect();
+        let allowed: Vec<[u8; 32]> = asked
+            .iter()
+            .flat_map(|requirement| requirement.sha256.clone())
+            .collect();
+        wheels.push(package.choose(request.target, &allowed)?);
+    }
+    wheels.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(wheels)
+}
+
+/// Why there are no wheels.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WheelsError {
+    /// A requirement cannot be met by anybody.
+    #[error(transparent)]
+    Requirement(#[from] crate::requirements::RequirementError),
+    /// uv cannot be run.
+    #[error(transparent)]
+    Uv(UvError),
+    /// uv found nothing.
+    #[error("{summary}\n{explanation}")]
+    Failed {
+        /// What happened, in one line.
+        summary: &'static str,
+        /// uv's own words, over several lines.
+        explanation: String,
+        /// What may help, in this situation.
+        help: Vec<String>,
+    },
+    /// What was found cannot be used.
+    #[error(transparent)]
+    Pylock(#[from] PylockError),
+    /// A temporary file cannot be written or read.
+    #[error("cannot write or read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] envfs_store::Error),
+}
+
+const INPUT: &str = "requirements.in";
+const CONSTRAINTS: &str = "constraints.txt";
+const STUBS: &str = "provided";
+const OUTPUT: &str = "pylock.toml";
+
+/// Lets uv resolve in an empty directory and returns the `pylock.toml` that it writes.
+fn compile(
+    uv: &Uv,
+    request: &WheelRequest<'_>,
+    provided: &[Provided],
+    directory: &Path,
+) -> Result<String, WheelsError> {
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).map_err(|source| WheelsError::Io { path, source })
+    };
+    let lines = |requirements: &[Requirement]| {
+        requirements.iter().fold(String::new(), |mut text, requirement| {
+            let _ = writeln!(text, "{}", requirement.line());
+            text
+        })
+    };
+    let pins: String = provided.iter().map(Provided::constraint).collect();
+    write(INPUT, &lines(&request.requirements.wanted))?;
+    write(
+        CONSTRAINTS,
+        &format!("{}{pins}", lines(&request.requirements.constraints)),
+    )?;
+    if !request.preferred.is_empty() {
+        write(OUTPUT, &preferences(request.preferred))?;
+    }
+    let stubs = directory.join(STUBS);
+    provided::write_stubs(&stubs, provided).map_err(|source| WheelsError::Io { path: stubs, source })?;
+
+    let mut command = uv.command(directory);
+    command
+        .args([
+            "pip",
+            "compile",
+            INPUT,
+            "--constraints",
+            CONSTRAINTS,
+            "--find-links",
+            STUBS,
+        ])
+        .args(["--format", "pylock.toml", "--output-file", OUTPUT, "--no-header"])
+        .args(["--generate-hashes", "--only-binary", ":all:"]);
+    add_target(&mut command, request.target);
+    add_sources(&mut command, request.requirements);
+    if request.is_complete {
+        command.arg("--no-deps");
+    }
+    if let Some(moment) = request.exclude_newer {
+        command.args(["--exclude-newer", &moment.to_rfc3339()]);
+    }
+    uv.run(&mut command)
+        .map_err(|error| explain::explain(error, request, provided))?;
+    let path = directory.join(OUTPUT);
+    fs::read_to_string(&path).map_err(|source| WheelsError::Io { path, source })
+}
+
+fn add_target(command: &mut Command, target: &PythonTarget) {
+    command.args(["--python-version", &target.version()]);
+    if let Some(platform) = target.uv_platform() {
+        command.args(["--python-platform", &platform]);
+    }
+    if let Some(version) = target.macos_version() {
+        command.env("MACOSX_DEPLOYMENT_TARGET", version);
+    }
+}
+
+fn add_sources(command: &mut Command, requirements: &Requirements) {
+    let sources = &requirements.sources;
+    if let Some(url) = &sources.index_url {
+        command.args(["--default-index", url]);
+    }
+    for url in &sources.extra_index_urls {
+        command.args(["--index", url]);
+    }
+    if !sources.extra_index_urls.is_empty() && !sources.is_first_index_only {
+        command.args(["--index-strategy", "unsafe-best-match"]);
+    }
+    for place in &sources.find_links {
+        command.args(["--find-links", place]);
+    }
+    if sources.no_index {
+        command.arg("--no-index");
+    }
+    if sources.allow_prereleases {
+        command.args(["--prerelease", "allow"]);
+    }
+}
+
+/// What uv takes for its own earlier output: versions that it keeps where it can.
+fn preferences(wheels: &[LockedWheel]) -> String {
+    let mut text = "lock-version = \"1.0\"\ncreated-by = \"envfs\"\n".to_owned();
+    for wheel in wheels {
+        let _ = write!(
+            text,
+            "[[packages]]\nname = \"{}\"\nversion = \"{}\"\n",
+            wheel.name(),
+            wheel.version()
+        );
+    }
+    text
+}
+
+fn asked_for<'a>(requirements: &'a Requirements, name: &'a str) -> impl Iterator<Item = &'a Requirement> {
+    let all = requirements.wanted.iter().chain(&requirements.constraints);
+    all.filter(move |requirement| requirement.name().as_deref() == Some(name))
+}

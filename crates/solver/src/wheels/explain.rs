@@ -1,0 +1,94 @@
+//! What uv says when it fails, with a heading and with what may help.
+//!
+//! Reads uv's words only to choose what is said beside them; they themselves are always shown.
+
+use super::provided::Provided;
+use super::{WheelRequest, WheelsError};
+use crate::uv::UvError;
+
+pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Provided]) -> WheelsError {
+    let explanation = match error {
+        UvError::Failed { explanation } => explanation,
+        other => return WheelsError::Uv(other),
+    };
+    let says = |words: &[&str]| words.iter().any(|word| explanation.contains(word));
+    let mut help = Vec::new();
+    let summary = if says(&["401 Unauthorized", "403 Forbidden", "authentication credentials"]) {
+        help.push(
+            "give the index its user and password: in ~/.netrc, or in its address as https://user:password@host/simple"
+                .to_owned(),
+        );
+        "a package index asks for credentials"
+    } else if says(&["No solution found"]) {
+        help.extend(about_provided(&explanation, provided));
+        if says(&[
+            "no usable wheels",
+            "no wheels",
+            "only has wheels",
+            "building from source is disabled",
+        ]) {
+            help.push(format!(
+                "nothing is built from source here, and there is no wheel for Python {} on {}: ask for a version that has \
+                 one, or for the conda package",
+                request.target.version(),
+                request.target.subdir()
+            ));
+        }
+        if says(&["was not found in the package registry"]) {
+            help.push("check the name, or say where the package is with --extra-index-url or --find-links".to_owned());
+        }
+        if request.exclude_newer.is_some() {
+            help.push("packages newer than the given date were left out".to_owned());
+        }
+        "no set of packages from PyPI satisfies the request"
+    } else if says(&[
+        "Failed to fetch",
+        "error sending request",
+        "Request failed",
+        "dns error",
+        "Connect",
+    ]) {
+        help.push(
+            "check the address of the index and the network; offline, what was resolved earlier still is".to_owned(),
+        );
+        "a package index cannot be reached"
+    } else if says(&["No interpreter found", "No Python", "no interpreter"]) {
+        help.push("uv works only where some Python 3 is installed, of whatever version: install one".to_owned());
+        "uv finds no Python on this machine"
+    } else {
+        "uv could not resolve the packages from PyPI"
+    };
+    if says(&["network was disabled"]) {
+        help.push("offline, only what was fetched earlier is known; run once without --offline".to_owned());
+    }
+    WheelsError::Failed {
+        summary,
+        explanation,
+        help,
+    }
+}
+
+/// Which of the versions that the explanation speaks of come from conda.
+fn about_provided(explanation: &str, provided: &[Provided]) -> Vec<String> {
+    let mentioned = provided.iter().filter(|provided| {
+        let pin = provided.constraint();
+        let pin = pin.trim_end();
+        explanation.match_indices(pin).any(|(at, _)| {
+            let before = explanation[..at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || "-_.".contains(c))
+        })
+    });
+    mentioned
+        .map(|provided| {
+            let pin = provided.constraint();
+            let pin = pin.trim_end();
+            match &provided.package {
+                Some(package) => format!(
+                    "{pin} is there already, from the conda package {package}: ask for a version that fits among the \
+                     conda dependencies, or take the requirement out"
+                ),
+                None => format!("{pin} is there already, in the base: ask for what fits it, or build without a base"),
+            }
+        })
+        .collect()
+}
