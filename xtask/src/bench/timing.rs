@@ -25,10 +25,13 @@ pub(super) fn run(commands: &mut [Command]) -> Result<Duration> {
     for command in commands {
         command.stdout(Stdio::null()).stderr(File::create(&complaints)?);
         let start = Instant::now();
-        let status = command
-            .status()
+        let mut child = command
+            .spawn()
             .with_context(|| format!("cannot start `{}`", sh::shown(command)))?;
+        let guard = watchdog::watch(child.id());
+        let status = child.wait()?;
         took += start.elapsed();
+        drop(guard);
         if !status.success() {
             let said = fs::read_to_string(&complaints).unwrap_or_default();
             let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(3).collect();
@@ -117,6 +120,54 @@ pub(super) fn unmount_below(directory: &Path) -> Result<()> {
         sh::run_quiet(sh::command("umount").arg("--lazy").arg(mount_point))?;
     }
     Ok(())
+}
+
+/// Ends commands that would never end by themselves: a bench must.
+mod watchdog {
+    use std::sync::{Mutex, Once, PoisonError};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use crate::sh;
+
+    /// Longer than any command that is measured.
+    const LONGEST: Duration = Duration::from_secs(90);
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// The process that runs, and when it is ended.
+    static WATCHED: Mutex<Option<(u32, Instant)>> = Mutex::new(None);
+    static STARTED: Once = Once::new();
+
+    /// Watches a process as long as this value lives.
+    pub(super) struct Guard;
+
+    pub(super) fn watch(pid: u32) -> Guard {
+        STARTED.call_once(|| drop(thread::spawn(run)));
+        *WATCHED.lock().unwrap_or_else(PoisonError::into_inner) = Some((pid, Instant::now() + LONGEST));
+        Guard
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            *WATCHED.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    fn run() {
+        loop {
+            thread::sleep(PAUSE);
+            let watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((pid, end)) = *watched
+                && Instant::now() > end
+            {
+                sh::say(&format!(
+                    "ending process {pid}, which has run for {} s",
+                    LONGEST.as_secs()
+                ));
+                let _ = sh::run_quiet(sh::command("kill").args(["-9", &pid.to_string()]));
+            }
+        }
+    }
 }
 
 /// A command as a person would type it in the root of the repository.

@@ -119,6 +119,10 @@ const HTTP_ADDRESS: &str = "127.0.0.1";
 const HTTP_PORT: &str = "18763";
 const HTTP_START: Duration = Duration::from_secs(1);
 
+/// Asks a process to end, and waits until its mount is gone; after a second both are taken away.
+const END_SERVER: &str = "kill $1; for i in $(seq 400); do grep -qF \" $2 \" /proc/self/mountinfo || exit 0; sleep 0.002; done; \
+    kill -9 $1; umount --lazy $2";
+
 #[derive(Clone)]
 struct RattlerMount {
     program: PathBuf,
@@ -143,22 +147,12 @@ impl Contender for RattlerMount {
         Ok(vec![command])
     }
 
-    /// Its server ends when it is asked to, and takes the mount along.
+    /// Its server ends when it is asked to, and takes the mount along; but not if it is asked before it listens.
     fn retire(&self, world: &World, at: &Path) -> Vec<Command> {
-        let pid = self
-            .server(world, at)
-            .ok()
-            .flatten()
-            .map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
+        let pid = self.server(world, at).ok().flatten();
+        let pid = pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
         let mut command = sh::command("sh");
-        command
-            .args([
-                "-c",
-                "kill \"$1\"; while mountpoint -q \"$2\"; do sleep 0.002; done",
-                "sh",
-                &pid,
-            ])
-            .arg(at);
+        command.args(["-c", END_SERVER, "sh", &pid]).arg(at);
         vec![command]
     }
 
