@@ -21,8 +21,11 @@ const MAX_READERS: usize = 2;
 /// A reader's calls are not deep. Only the pages that are touched exist.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// After so many requests, the next time that nobody asks, what was needed to answer them is let go.
-const TIDY_EVERY: u32 = 256;
+/// When so much memory may have been touched for answers, it is let go the next time that nobody asks.
+const TIDY_AT_BYTES: usize = 512 * 1024;
+
+/// What a request touches of the index, beside what it sends: the kernel maps 64 KiB at a time, of which some are there.
+const TOUCHED_BYTES: usize = 16 * 1024;
 
 /// What all readers of one connection share.
 #[derive(Debug)]
@@ -79,12 +82,12 @@ impl Readers {
         let mut buffer = Box::new([0; REQUEST_BYTES]);
         let mut scratch = Vec::new();
         let mut patience = Patience::default();
-        let mut untidy = 0;
+        let mut untidy_bytes = 0;
         loop {
             this.waiting.fetch_add(1, Ordering::Relaxed);
             patience.wait(&this.patience, &this.connection);
-            if untidy >= TIDY_EVERY && !this.connection.is_asked() {
-                untidy = 0;
+            if untidy_bytes >= TIDY_AT_BYTES && !this.connection.is_asked() {
+                untidy_bytes = 0;
                 this.tidy(&mut scratch);
             }
             let received = this.connection.receive(&mut buffer);
@@ -93,7 +96,6 @@ impl Readers {
             let Some(request) = Request::parse(message) else {
                 continue;
             };
-            untidy += 1;
             this.let_others_answer(&request);
             // Whatever goes wrong with one file, the others are served.
             let answered = catch_unwind(AssertUnwindSafe(|| {
@@ -102,6 +104,7 @@ impl Readers {
             if answered.is_err() {
                 this.connection.refuse(request.unique, Errno::EIO);
             }
+            untidy_bytes += TOUCHED_BYTES + scratch.len();
         }
     }
 
