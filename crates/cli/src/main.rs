@@ -5,8 +5,10 @@ mod activate;
 mod args;
 mod context;
 mod error;
+mod known;
 mod output;
 mod progress;
+mod recipe;
 mod resolve;
 mod solving;
 mod writable;
@@ -35,6 +37,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
     match command {
         Command::Lock(args) => commands::lock::execute(context, args),
         Command::Build(args) => commands::build::execute(context, args),
+        Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),

@@ -1,6 +1,6 @@
 //! What `<ENV>` stands for: a signature, a lock file or a spec file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
@@ -10,19 +10,38 @@ use crate::context::Context;
 use crate::error::CliError;
 
 /// A text that stands for an environment.
-pub(crate) enum Reference<'a> {
-    Signature(&'a str),
-    LockFile(&'a Path),
-    SpecFile(&'a Path),
+pub(crate) enum Reference {
+    Signature(String),
+    LockFile(PathBuf),
+    SpecFile(PathBuf),
 }
 
-impl<'a> Reference<'a> {
-    /// Tells what `text` stands for. A file that exists is a file, even if it is called like a signature.
-    pub(crate) fn parse(text: &'a str) -> Result<Self, CliError> {
-        let path = Path::new(text);
+/// What is looked for in a directory, the most exact first.
+const PROJECT_FILES: [&str; 9] = [
+    "pixi.lock",
+    "conda-lock.yml",
+    "uv.lock",
+    "poetry.lock",
+    "pylock.toml",
+    "environment.yml",
+    "environment.yaml",
+    "pyproject.toml",
+    "requirements.txt",
+];
+
+impl Reference {
+    /// Tells what `text` stands for. A file that exists is a file, even if it is called like a signature; a directory stands for
+    /// the lock or the spec in it.
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        let path = if is_directory(text) {
+            project_file(Path::new(text))?
+        } else {
+            PathBuf::from(text)
+        };
         if path.is_file() {
-            let content = std::fs::read_to_string(path)
-                .map_err(|error| CliError::new(format!("cannot read `{text}`")).because(error.to_string()))?;
+            let content = std::fs::read_to_string(&path).map_err(|error| {
+                CliError::new(format!("cannot read `{}`", path.display())).because(error.to_string())
+            })?;
             return Ok(if Lock::is_lock(&content) {
                 Self::LockFile(path)
             } else {
@@ -34,8 +53,24 @@ impl<'a> Reference<'a> {
             return Err(CliError::new(format!("there is no file `{text}`"))
                 .help("an environment is a signature, a lock file or a spec file; `envfs ls` lists what is built"));
         }
-        Ok(Self::Signature(text))
+        Ok(Self::Signature(text.to_owned()))
     }
+}
+
+/// Whether `text` names a directory, and not something else that may be called so.
+pub(crate) fn is_directory(text: &str) -> bool {
+    (text.contains('/') || text.starts_with('.')) && Path::new(text).is_dir()
+}
+
+fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
+    let files = PROJECT_FILES.map(|name| directory.join(name));
+    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        CliError::new(format!(
+            "the directory `{}` holds no lock and no spec",
+            directory.display()
+        ))
+        .help(format!("looked for: {}", PROJECT_FILES.join(", ")))
+    })
 }
 
 /// The environment that `text` stands for, built if it is not.
@@ -43,17 +78,12 @@ impl<'a> Reference<'a> {
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     match Reference::parse(text)? {
-        Reference::Signature(text) => Ok(environment::find(&context.store()?, text)?),
+        Reference::Signature(text) => Ok(environment::find(&context.store()?, &text)?),
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             let signature = build_in_child(context, text)?;
             Ok(environment::find(&context.store()?, &signature)?)
         }
     }
-}
-
-/// What a lock file holds for a platform.
-pub(crate) fn locked_contents(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<LockedContents, CliError> {
-    contents_of(&Lock::read(path)?, name, subdir)
 }
 
 /// What a lock holds for a platform.
@@ -78,7 +108,7 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     }
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
-        .arg("build")
+        .arg("ensure")
         .arg("--")
         .arg(text)
         .stdin(Stdio::null())

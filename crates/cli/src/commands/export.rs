@@ -55,9 +55,9 @@ struct Found {
 
 pub(crate) fn execute(context: &Context, args: &ExportArgs) -> Result<ExitCode, CliError> {
     let found = match Reference::parse(&args.environment)? {
-        Reference::Signature(text) => args.of_environment(context, &environment::find(&context.store()?, text)?)?,
-        Reference::LockFile(path) => args.of_lock(path)?,
-        Reference::SpecFile(path) => args.of_spec(context, path)?,
+        Reference::Signature(text) => args.of_environment(context, &environment::find(&context.store()?, &text)?)?,
+        Reference::LockFile(path) => args.of_lock(&path)?,
+        Reference::SpecFile(path) => args.of_spec(context, &path)?,
     };
     let asked = args.from_history.then(|| {
         let guess = || found.contents.first().map(Asked::guess);
