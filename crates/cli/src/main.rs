@@ -6,6 +6,7 @@ mod args;
 mod context;
 mod error;
 mod known;
+mod metadata;
 mod output;
 mod progress;
 mod recipe;

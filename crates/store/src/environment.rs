@@ -183,6 +183,32 @@ pub fn load(store: &Store, signature: &Digest) -> Result<Environment> {
     get(store, signature)?.ok_or_else(|| store.missing("environment", signature.to_string()))
 }
 
+/// What the file of a record says besides its content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose it is.
+    pub owner_uid: Option<u32>,
+    /// When the environment was used last, or made, in seconds since 1970-01-01 UTC.
+    pub last_used_unix_s: Option<u64>,
+}
+
+/// What the file of the record of `signature` says besides its content.
+#[must_use]
+pub fn facts(store: &Store, signature: &Digest) -> Facts {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path(store, signature)).ok();
+    Facts {
+        owner_uid: metadata.as_ref().map(std::fs::Metadata::uid),
+        last_used_unix_s: metadata.and_then(|metadata| metadata.mtime().try_into().ok()),
+    }
+}
+
+/// Notes in the time of its record that an environment is used now. In a store of somebody else that is not allowed, and no
+/// failure.
+pub fn touch(store: &Store, signature: &Digest) {
+    let _ = durable::touch(&path(store, signature));
+}
+
 /// The environment whose signature is `text` or starts with it.
 ///
 /// # Errors

@@ -22,6 +22,7 @@
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
+//! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
@@ -33,6 +34,7 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+pub mod index;
 pub mod ingest;
 pub mod layer;
 pub mod lease;

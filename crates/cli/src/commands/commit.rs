@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output;
 use crate::writable::Opened;
+use crate::{metadata, output};
 
 /// Turn what was written into a mount into a new environment
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,7 @@ pub(crate) fn execute(context: &Context, args: &CommitArgs) -> Result<ExitCode, 
     let store = context.store()?;
     let opened = Opened::open(&store, &args.path)?;
     let environment = commit(&store, &opened)?;
+    metadata::ensured(context, &store, &environment, None);
     let is_changed = environment != opened.environment;
     if context.json {
         let added = if is_changed {

@@ -17,7 +17,7 @@ use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
 use crate::context::{Context, variable};
 use crate::error::CliError;
-use crate::known;
+use crate::{known, metadata};
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -56,6 +56,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
     let environment = known::environment(context, &args.environment)?;
     let store = context.store()?;
+    metadata::used(context, &store, &environment);
     let runner = Runner {
         store: &store,
         environment: &environment,
