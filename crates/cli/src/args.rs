@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Show(commands::show::ShowArgs),
     Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
+    Config(commands::config::ConfigArgs),
     /// Print the version
     Version,
 }

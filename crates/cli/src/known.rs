@@ -4,7 +4,7 @@ use envfs_store::environment::Environment;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::recipe::{DEFAULT_MAX_AGE, Recipe};
+use crate::recipe::Recipe;
 use crate::resolve::{self, Reference};
 
 /// The environment that `text` stands for. What was asked before is found without a network, a solve or another process.
@@ -12,7 +12,9 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     if let Reference::LockFile(_) | Reference::SpecFile(_) = Reference::parse(text)? {
         let opened = Recipe::of(text)?.open(context)?;
         let store = context.store()?;
-        let kept = opened.kept(&store, DEFAULT_MAX_AGE).filter(|kept| kept.is_fresh);
+        let kept = opened
+            .kept(&store, context.settings()?.max_age.value)
+            .filter(|kept| kept.is_fresh);
         if let Some(found) = kept.map(|kept| kept.environment(&store)).transpose()?.flatten() {
             return Ok(found);
         }

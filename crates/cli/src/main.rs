@@ -3,6 +3,7 @@
 
 mod activate;
 mod args;
+mod config;
 mod context;
 mod error;
 mod known;
@@ -12,6 +13,7 @@ mod progress;
 mod recipe;
 mod resolve;
 mod solving;
+mod surroundings;
 mod writable;
 
 mod commands;
@@ -49,6 +51,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::Version => commands::version::execute(context),
     }

@@ -19,9 +19,6 @@ use crate::progress::Bar;
 use crate::resolve::{self, Reference};
 use crate::solving::{SpecArgs, Wanted, current_subdir, empty};
 
-/// How old an answer may be that is taken without asking again.
-pub(crate) const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-
 /// What is to be made, as it is typed.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Recipe {
@@ -274,9 +271,10 @@ impl Opened {
 }
 
 impl Kept {
-    /// The environment that the answer names, if it is still there.
+    /// The environment that the answer names, if it is still there: of a system store its tree may be gone.
     pub(crate) fn environment(&self, store: &Store) -> Result<Option<Environment>, CliError> {
-        Ok(environment::get(store, &self.answer.signature)?)
+        let found = environment::get(store, &self.answer.signature)?;
+        Ok(found.filter(|environment| store.tree(&environment.tree).is_ok()))
     }
 
     /// When it was solved, in seconds since 1970-01-01 UTC.

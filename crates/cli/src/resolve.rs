@@ -100,7 +100,10 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
-    if context.global.offline {
+    if let Some(system) = &context.settings()?.system_store {
+        command.arg("--system-store").arg(&system.value);
+    }
+    if context.is_offline()? {
         command.arg("--offline");
     }
     if context.quiet {

@@ -58,7 +58,7 @@ impl Answer {
     /// # Errors
     /// When the store cannot be written.
     pub fn keep(&self, store: &Store, question: &Digest) -> Result<()> {
-        let path = place(store, question);
+        let path = store.path(&name(question));
         let text = serde_json::to_vec(self).expect("strings and numbers become JSON");
         let text = zstd::encode_all(text.as_slice(), COMPRESSION_LEVEL).at("compress", &path)?;
         durable::create_directory(path.parent().unwrap_or(Path::new("/")))?;
@@ -88,7 +88,11 @@ pub fn list(store: &Store) -> Result<Vec<(Digest, Answer)>> {
 /// Where the answer to `question` is kept.
 #[must_use]
 pub fn place(store: &Store, question: &Digest) -> PathBuf {
-    store.path("cache/locks").join(format!("{question}.json.zst"))
+    store.find(&name(question))
+}
+
+fn name(question: &Digest) -> String {
+    format!("cache/locks/{question}.json.zst")
 }
 
 fn parse(path: &Path) -> Option<Answer> {

@@ -85,12 +85,9 @@ impl Cache {
 
     /// The directories in which the content of every file is found by [`Cache::content_path`].
     #[must_use]
-    pub fn content_directories(&self) -> [PathBuf; 3] {
-        [
-            self.store.path("objects"),
-            self.root.join("small"),
-            self.root.join("patched"),
-        ]
+    pub fn content_directories(&self) -> Vec<PathBuf> {
+        let copies = ["small", "patched"].map(|part| self.root.join(part));
+        [self.store.object_directories(), copies.into()].concat()
     }
 
     /// Where the content of `node` is found in one of [`Cache::content_directories`], once it is filled: two digits, a
@@ -109,11 +106,12 @@ impl Cache {
     /// When the tree is damaged.
     pub fn present_content(&self, view: &View, node: Node<'_>) -> Result<Option<String>> {
         let path = self.content_path(view, node)?;
-        let [objects, small, patched] = self.content_directories();
         let is_there = if node.has_placeholder() {
-            patched.join(&path).exists()
+            self.root.join("patched").join(&path).exists()
         } else {
-            objects.join(&path).exists() || small.join(&path).exists()
+            self.content_directories()
+                .iter()
+                .any(|directory| directory.join(&path).exists())
         };
         Ok(is_there.then_some(path))
     }

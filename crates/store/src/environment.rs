@@ -130,7 +130,7 @@ impl Environment {
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
         let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
         text.push(b'\n');
-        durable::write(workspace.path(), &path(store, &self.signature), &text)
+        durable::write(workspace.path(), &store.path(&name(&self.signature)), &text)
     }
 
     /// All its packages, those of its base first.
@@ -203,10 +203,10 @@ pub fn facts(store: &Store, signature: &Digest) -> Facts {
     }
 }
 
-/// Notes in the time of its record that an environment is used now. In a store of somebody else that is not allowed, and no
-/// failure.
+/// Notes in the time of its record that an environment is used now. In a store of somebody else that is not allowed, in one
+/// below not done, and neither is a failure.
 pub fn touch(store: &Store, signature: &Digest) {
-    let _ = durable::touch(&path(store, signature));
+    let _ = durable::touch(&store.path(&name(signature)));
 }
 
 /// The environment whose signature is `text` or starts with it.
@@ -256,11 +256,15 @@ pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
 }
 
 fn signatures(store: &Store) -> Result<Vec<Digest>> {
-    let paths = crate::store::list(&store.path("environments"))?;
-    Ok(paths
+    let paths = store.list_all("environments")?;
+    let mut signatures: Vec<Digest> = paths
         .iter()
         .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
-        .collect())
+        .collect();
+    // Both stores may have the same one.
+    signatures.sort();
+    signatures.dedup();
+    Ok(signatures)
 }
 
 fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment> {
@@ -280,7 +284,11 @@ fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment>
 }
 
 fn path(store: &Store, signature: &Digest) -> PathBuf {
-    store.path("environments").join(format!("{signature}.json"))
+    store.find(&name(signature))
+}
+
+fn name(signature: &Digest) -> String {
+    format!("environments/{signature}.json")
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
+//! | `host` | which kernel this is, where several share a store |
 //! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
@@ -34,6 +35,7 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+mod host;
 pub mod index;
 pub mod ingest;
 pub mod layer;
@@ -55,6 +57,6 @@ mod wire;
 pub mod workspace;
 
 pub use digest::Digest;
-pub use error::{Error, Result};
+pub use error::{Error, Holder, Result};
 pub use store::Store;
 pub use usage::Usage;

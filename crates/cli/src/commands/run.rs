@@ -15,8 +15,9 @@ use envfs_store::lease::LeaseKind;
 
 use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
+use crate::surroundings::variable;
 use crate::{known, metadata};
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell

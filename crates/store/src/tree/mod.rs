@@ -77,7 +77,7 @@ impl Store {
     }
 
     pub(crate) fn tree_path(&self, digest: &Digest) -> PathBuf {
-        self.path("trees").join(digest.to_string())
+        self.find(&format!("trees/{digest}"))
     }
 }
 
