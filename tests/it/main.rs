@@ -15,4 +15,5 @@ mod parity;
 mod prefix;
 mod reuse;
 mod system_store;
+mod warm;
 mod writable;

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) system_store: Option<Setting<PathBuf>>,
     pub(crate) max_age: Setting<Duration>,
     pub(crate) offline: Setting<bool>,
+    /// For how long a run leaves its environment mounted when nobody uses it.
+    pub(crate) idle: Setting<Option<Duration>>,
 }
 
 /// What came with the command.
@@ -74,6 +76,7 @@ struct Table {
     store: Option<PathBuf>,
     system_store: Option<PathBuf>,
     max_age: Option<String>,
+    idle: Option<String>,
     offline: Option<bool>,
 }
 
@@ -92,6 +95,7 @@ impl Settings {
                     Source::Default
                 },
             },
+            idle: Setting::of_default(None),
         };
         // The first that says something wins.
         for path in files() {
@@ -132,6 +136,13 @@ impl Settings {
                 source: source(),
             };
         }
+        if let (Some(text), Source::Default) = (&file.envfs.idle, &self.idle.source) {
+            let value = output::parse_duration(text).map_err(|reason| unusable(path, format!("idle: {reason}")))?;
+            self.idle = Setting {
+                value: Some(value),
+                source: source(),
+            };
+        }
         if let (Some(value), Source::Default) = (file.envfs.offline, &self.offline.source) {
             self.offline = Setting {
                 value,
@@ -158,6 +169,11 @@ impl Settings {
                 key: "max-age",
                 value: Some(format!("{}s", self.max_age.value.as_secs())),
                 source: self.max_age.source.to_string(),
+            },
+            Shown {
+                key: "idle",
+                value: self.idle.value.map(|idle| format!("{}s", idle.as_secs())),
+                source: self.idle.source.to_string(),
             },
             Shown {
                 key: "offline",
@@ -231,5 +247,5 @@ fn absolute(directory: &Path, path: &Path) -> PathBuf {
 fn unusable(path: &Path, reason: String) -> CliError {
     CliError::new(format!("the configuration file `{}` cannot be used", path.display()))
         .because(reason)
-        .help("keys of `[envfs]` are store, system-store, max-age and offline; `envfs config show` says where each value comes from")
+        .help("keys of `[envfs]` are store, system-store, max-age, idle and offline; `envfs config show` says where each value comes from")
 }

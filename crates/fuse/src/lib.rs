@@ -17,6 +17,7 @@
 //! | `process`, `keep`, [`server`] | the process that goes on while something is mounted, and the one that answers |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
+//! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
 //! | [`status`] | which environments are mounted |
 
 mod adapter;
@@ -47,6 +48,7 @@ pub mod service;
 pub mod status;
 mod supervise;
 pub mod unmount;
+pub mod warm;
 pub mod writable;
 
 pub use boot::BootError;

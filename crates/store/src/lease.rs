@@ -59,7 +59,14 @@ struct Written {
 /// A lease that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    _lock: FileLock,
+    lock: FileLock,
+}
+
+impl std::os::fd::AsFd for Lease {
+    /// The locked file: whoever holds a copy of its descriptor holds the lease.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.lock.file().as_fd()
+    }
 }
 
 impl Lease {
@@ -84,7 +91,7 @@ impl Lease {
         let mut file = lock.file();
         file.set_len(0).at("write", &path)?;
         file.write_all(&text).at("write", &path)?;
-        Ok(Self { _lock: lock })
+        Ok(Self { lock })
     }
 }
 
