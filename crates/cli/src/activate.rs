@@ -71,6 +71,7 @@ pub(crate) fn command(
         program,
         arguments,
         environment: variables.0.into_iter().collect(),
+        directory: None,
     })
 }
 
