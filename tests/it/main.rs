@@ -9,6 +9,7 @@ mod crowd;
 mod inherit;
 mod known;
 mod mounted;
+mod names;
 mod oracle;
 mod parity;
 mod prefix;

@@ -21,6 +21,7 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
@@ -34,12 +35,16 @@ mod error;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
+mod ledger;
 pub mod linked;
 pub mod lock;
+pub mod name;
+pub mod names;
 pub mod pack;
 pub mod patch;
 pub mod path;
 pub mod placeholder;
+pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;

@@ -10,6 +10,7 @@ use envfs_store::Store;
 use envfs_store::digest::Digest;
 use envfs_store::environment::{self, Environment};
 use envfs_store::lease::LeaseKind;
+use envfs_store::name::Name;
 use serde::Serialize;
 
 use crate::commands::mount;
@@ -31,7 +32,7 @@ use crate::solving::{SpecArgs, current_subdir, empty};
     envfs build --base 3fb1c2d4 tqdm\n\n\
     Building twice is cheap: what is in the store is used, and an environment that is there is only named.")]
 pub(crate) struct BuildArgs {
-    /// A lock file, a spec file or a signature; or what is wanted, as MatchSpecs
+    /// A lock file, a spec file, a signature or a name with its tag; or what is wanted, as MatchSpecs
     #[arg(value_name = "ENV|MATCHSPEC")]
     what: Vec<String>,
     #[command(flatten)]
@@ -68,7 +69,7 @@ struct Report {
 pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, CliError> {
     let started = Instant::now();
     let built = match args.reference()? {
-        Some(Reference::Signature(text)) => found(environment::find(&context.store()?, text)?),
+        Some(Reference::Built(handle)) => found(handle.environment(context)?),
         Some(Reference::LockFile(path)) => args.build_lock(context, path)?,
         Some(Reference::SpecFile(path)) => {
             let spec = SpecArgs {
@@ -109,7 +110,9 @@ impl BuildArgs {
             || [".yml", ".yaml", ".lock", ".txt", ".toml"]
                 .iter()
                 .any(|end| only.ends_with(end));
-        if self.spec.file.is_none() && (is_signature || is_file) {
+        // Where a MatchSpec has one colon it names a namespace, which nobody's channel has.
+        let is_name = only.contains(':') && only.parse::<Name>().is_ok();
+        if self.spec.file.is_none() && (is_signature || is_file || is_name) {
             return Reference::parse(only).map(Some);
         }
         Ok(None)

@@ -30,7 +30,7 @@ use crate::{output, resolve, writable};
     Nothing is copied: the environment is as good as installed in PATH. It cannot be written to, unless --writable.\n\
     Only the backend `link`, for where nothing can be mounted, makes files.")]
 pub(crate) struct MountArgs {
-    /// A signature, a lock file or an environment.yml
+    /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV", required_unless_present = "explain")]
     environment: Option<String>,
     /// An existing empty directory

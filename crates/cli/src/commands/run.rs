@@ -34,7 +34,7 @@ const NOT_EXECUTABLE: u8 = 126;
     can see it. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such\n\
     program. Nothing stays behind.")]
 pub(crate) struct RunArgs {
-    /// A signature, a lock file or an environment.yml
+    /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV")]
     environment: String,
     /// Mount at this empty directory, for everybody, while the command runs
