@@ -13,4 +13,5 @@ mod names;
 mod oracle;
 mod parity;
 mod prefix;
+mod reuse;
 mod writable;

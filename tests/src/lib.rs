@@ -13,4 +13,5 @@ pub mod package;
 pub mod program;
 pub mod reference;
 pub mod seen;
+pub mod server;
 pub mod user;

@@ -33,6 +33,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Build(commands::build::BuildArgs),
+    Ensure(commands::ensure::EnsureArgs),
     Export(commands::export::ExportArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),

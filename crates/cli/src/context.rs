@@ -1,5 +1,6 @@
 //! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -114,6 +115,14 @@ impl Context {
 /// A variable of the process's environment, if it is set to something.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The variables by which uv is configured: they decide what it finds.
+pub(crate) fn uv_settings() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter(|(name, _)| name.starts_with("UV_"))
+        .collect()
 }
 
 fn home() -> Option<PathBuf> {

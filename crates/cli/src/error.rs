@@ -20,6 +20,7 @@ pub(crate) struct CliError {
     help: Vec<String>,
     exit_code: u8,
     is_silent: bool,
+    is_unreachable: bool,
 }
 
 impl CliError {
@@ -30,7 +31,13 @@ impl CliError {
             help: Vec::new(),
             exit_code: 1,
             is_silent: false,
+            is_unreachable: false,
         }
+    }
+
+    /// Whether somebody out there could not be asked, so that an older answer may do.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.is_unreachable
     }
 
     /// The request itself makes no sense: exit code 2.
@@ -209,6 +216,7 @@ impl From<BuildError> for CliError {
 impl From<SolveError> for CliError {
     fn from(error: SolveError) -> Self {
         let mut this = Self::of(&error);
+        this.is_unreachable = error.is_unreachable();
         if let SolveError::Unsatisfiable { help, .. } = error {
             this.help = help;
         }
@@ -235,6 +243,7 @@ impl From<WheelsError> for CliError {
             WheelsError::Store(error) => error.into(),
             WheelsError::Failed { ref help, .. } => Self {
                 help: help.clone(),
+                is_unreachable: error.is_unreachable(),
                 ..Self::of(&error)
             },
             other => Self::of(&other),

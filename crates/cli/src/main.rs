@@ -5,9 +5,11 @@ mod activate;
 mod args;
 mod context;
 mod error;
+mod known;
 mod naming;
 mod output;
 mod progress;
+mod recipe;
 mod resolve;
 #[allow(dead_code, reason = "its users come next")]
 mod sandboxed;
@@ -39,6 +41,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
     match command {
         Command::Lock(args) => commands::lock::execute(context, args),
         Command::Build(args) => commands::build::execute(context, args),
+        Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),

@@ -1,6 +1,6 @@
 //! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
@@ -12,26 +12,44 @@ use crate::context::Context;
 use crate::error::CliError;
 
 /// A text that stands for an environment.
-pub(crate) enum Reference<'a> {
-    Built(Handle<'a>),
-    LockFile(&'a Path),
-    SpecFile(&'a Path),
+pub(crate) enum Reference {
+    Built(Handle),
+    LockFile(PathBuf),
+    SpecFile(PathBuf),
 }
 
 /// What an environment in the store is called.
-pub(crate) enum Handle<'a> {
-    Signature(&'a str),
+pub(crate) enum Handle {
+    Signature(String),
     Name(Name),
 }
 
-impl<'a> Reference<'a> {
-    /// Tells what `text` stands for. A file that exists is a file, whatever it is called. Else what has only hexadecimal
-    /// digits is a signature; no name can look like one.
-    pub(crate) fn parse(text: &'a str) -> Result<Self, CliError> {
-        let path = Path::new(text);
+/// What is looked for in a directory, the most exact first.
+const PROJECT_FILES: [&str; 9] = [
+    "pixi.lock",
+    "conda-lock.yml",
+    "uv.lock",
+    "poetry.lock",
+    "pylock.toml",
+    "environment.yml",
+    "environment.yaml",
+    "pyproject.toml",
+    "requirements.txt",
+];
+
+impl Reference {
+    /// Tells what `text` stands for. A file that exists is a file, whatever it is called, and a directory stands for the lock or the
+    /// spec in it. Else what has only hexadecimal digits is a signature; no name can look like one.
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        let path = if is_directory(text) {
+            project_file(Path::new(text))?
+        } else {
+            PathBuf::from(text)
+        };
         if path.is_file() {
-            let content = std::fs::read_to_string(path)
-                .map_err(|error| CliError::new(format!("cannot read `{text}`")).because(error.to_string()))?;
+            let content = std::fs::read_to_string(&path).map_err(|error| {
+                CliError::new(format!("cannot read `{}`", path.display())).because(error.to_string())
+            })?;
             return Ok(if Lock::is_lock(&content) {
                 Self::LockFile(path)
             } else {
@@ -39,7 +57,7 @@ impl<'a> Reference<'a> {
             });
         }
         if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Self::Built(Handle::Signature(text)));
+            return Ok(Self::Built(Handle::Signature(text.to_owned())));
         }
         match text.parse() {
             Ok(name) => Ok(Self::Built(Handle::Name(name))),
@@ -49,7 +67,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-impl Handle<'_> {
+impl Handle {
     /// The environment that is called so.
     pub(crate) fn environment(&self, context: &Context) -> Result<Environment, CliError> {
         let store = context.store()?;
@@ -63,7 +81,8 @@ impl Handle<'_> {
     }
 }
 
-const KINDS: &str = "an environment is a signature, a name, a lock file or a spec file; `envfs ls` lists what is built";
+const KINDS: &str = "an environment is a signature, a name, a lock file, a spec file or a directory with one of these; `envfs ls` lists \
+                     what is built";
 
 fn looks_like_a_file(text: &str) -> bool {
     !text.contains(':') && text.contains(['/', '.'])
@@ -71,6 +90,22 @@ fn looks_like_a_file(text: &str) -> bool {
 
 fn no_file(text: &str) -> CliError {
     CliError::new(format!("there is no file `{text}`")).help(KINDS)
+}
+
+/// Whether `text` names a directory, and not something else that may be called so.
+pub(crate) fn is_directory(text: &str) -> bool {
+    (text.contains('/') || text.starts_with('.')) && Path::new(text).is_dir()
+}
+
+fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
+    let files = PROJECT_FILES.map(|name| directory.join(name));
+    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        CliError::new(format!(
+            "the directory `{}` holds no lock and no spec",
+            directory.display()
+        ))
+        .help(format!("looked for: {}", PROJECT_FILES.join(", ")))
+    })
 }
 
 /// The environment that `text` stands for, built if it is not.
@@ -88,11 +123,6 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
             Ok(environment::find(&context.store()?, &signature)?)
         }
     }
-}
-
-/// What a lock file holds for a platform.
-pub(crate) fn locked_contents(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<LockedContents, CliError> {
-    contents_of(&Lock::read(path)?, name, subdir)
 }
 
 /// What a lock holds for a platform.
@@ -117,7 +147,7 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     }
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
-        .arg("build")
+        .arg("ensure")
         .arg("--")
         .arg(text)
         .stdin(Stdio::null())

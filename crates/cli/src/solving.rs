@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Requirements,
-    Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest, resolve_wheels, solve,
+    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Question,
+    QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest,
+    resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
-use crate::context::{Context, variable};
+use crate::context::{Context, uv_settings, variable};
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::resolve;
@@ -55,6 +56,8 @@ pub(crate) struct Wanted {
     pub(crate) base: Option<Environment>,
     parts: Parts,
     python_lock: Option<PythonLock>,
+    /// The bytes behind that lock.
+    python_lock_text: String,
 }
 
 /// What was solved, and the channels it was solved with.
@@ -75,7 +78,8 @@ impl SpecArgs {
             extras: self.extras.clone(),
             groups: self.groups.clone(),
         };
-        let python_lock = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let read = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let (python_lock, python_lock_text) = read.unzip();
         let mut spec = match (&self.file, &python_lock) {
             (Some(_), Some(lock)) => Spec::from_match_specs(&[lock.python()], &[])?,
             (Some(file), None) => Spec::read(file, &parts)?,
@@ -114,7 +118,33 @@ impl SpecArgs {
             base,
             parts,
             python_lock,
+            python_lock_text: python_lock_text.unwrap_or_default(),
         })
+    }
+
+    /// What is asked for one platform, in one spelling; none if the answer depends on more than that.
+    pub(crate) fn question(
+        &self,
+        network: &Network,
+        wanted: &Wanted,
+        subdir: Subdir,
+        bytecode: bool,
+    ) -> Result<Option<Question>, CliError> {
+        let nothing = empty(subdir);
+        let request = self.request(wanted, subdir, &nothing, &nothing)?;
+        let base = wanted.base.as_ref().map(|base| base.signature.to_string());
+        let question = QuestionContext {
+            base: base.as_deref(),
+            exclude_newer: self.exclude_newer.as_deref(),
+            parts: &wanted.parts,
+            python_lock: wanted
+                .python_lock
+                .is_some()
+                .then_some(wanted.python_lock_text.as_bytes()),
+            settings: &uv_settings(),
+            bytecode,
+        };
+        Ok(Question::of_spec(network, &request, &question)?)
     }
 
     /// Solves for one platform: first the conda packages, then what is asked for from PyPI.
@@ -130,19 +160,7 @@ impl SpecArgs {
             None => empty(subdir),
             Some(base) => environment_contents(&context.store()?, base, subdir)?,
         };
-        let virtual_packages = VirtualPackages::for_subdir(subdir, &|name| variable(name))?;
-        let request = SolveRequest {
-            spec: &wanted.spec,
-            subdir,
-            pinned: &pinned.packages,
-            preferred: &preferred.packages,
-            exclude_newer: self.exclude_newer()?,
-            channel_priority: match self.no_channel_priority {
-                true => envfs_solver::ChannelPriority::Disabled,
-                false => envfs_solver::ChannelPriority::Strict,
-            },
-            virtual_packages: virtual_packages.clone(),
-        };
+        let request = self.request(wanted, subdir, &pinned, preferred)?;
         let bar = Bar::waiting(context.quiet, "solving");
         let solution = solve(network, &request).await;
         bar.finish_and_clear();
@@ -152,7 +170,7 @@ impl SpecArgs {
         let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
             pinned.wheels
         } else {
-            let target = PythonTarget::of_packages(&packages, subdir, &virtual_packages)?;
+            let target = PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?;
             self.wheels(context, wanted, &target, &packages, &pinned.wheels, &preferred.wheels)?
         };
         Ok(Solved {
@@ -162,6 +180,27 @@ impl SpecArgs {
                 packages,
                 wheels,
             },
+        })
+    }
+
+    fn request<'a>(
+        &self,
+        wanted: &'a Wanted,
+        subdir: Subdir,
+        pinned: &'a LockedContents,
+        preferred: &'a LockedContents,
+    ) -> Result<SolveRequest<'a>, CliError> {
+        Ok(SolveRequest {
+            spec: &wanted.spec,
+            subdir,
+            pinned: &pinned.packages,
+            preferred: &preferred.packages,
+            exclude_newer: self.exclude_newer()?,
+            channel_priority: match self.no_channel_priority {
+                true => envfs_solver::ChannelPriority::Disabled,
+                false => envfs_solver::ChannelPriority::Strict,
+            },
+            virtual_packages: VirtualPackages::for_subdir(subdir, &|name| variable(name))?,
         })
     }
 
@@ -212,11 +251,16 @@ impl SpecArgs {
     }
 }
 
-/// The lock of the Python world in a file, if it is one.
-fn python_lock(path: &Path) -> Result<Option<PythonLock>, CliError> {
+/// The lock of the Python world in a file, if it is one, and all that it depends on: its text, and that of the project beside
+/// it, which it must fit.
+fn python_lock(path: &Path) -> Result<Option<(PythonLock, String)>, CliError> {
     // A file that cannot be read is a spec that cannot be read: that error says more.
     match std::fs::read_to_string(path) {
-        Ok(text) if PythonLock::is_lock(&text) => Ok(Some(PythonLock::parse(&text, path)?)),
+        Ok(text) if PythonLock::is_lock(&text) => {
+            let lock = PythonLock::parse(&text, path)?;
+            let project = std::fs::read_to_string(path.with_file_name("pyproject.toml")).unwrap_or_default();
+            Ok(Some((lock, format!("{text}\0{project}"))))
+        }
         _ => Ok(None),
     }
 }

@@ -6,6 +6,7 @@
 mod archive;
 mod build;
 mod bytecode;
+mod canonical;
 mod channel;
 mod direct_url;
 mod export;
@@ -31,6 +32,7 @@ mod wheels;
 pub use archive::ArchiveError;
 pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
 pub use bytecode::BytecodeError;
+pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};

@@ -122,6 +122,17 @@ pub enum WheelsError {
     Store(#[from] envfs_store::Error),
 }
 
+impl WheelsError {
+    const UNREACHABLE: &str = "a package index cannot be reached";
+
+    /// Whether an index could not be asked: an older answer may do.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Failed { summary, explanation, .. }
+            if *summary == Self::UNREACHABLE || explanation.contains("network was disabled"))
+    }
+}
+
 const INPUT: &str = "requirements.in";
 const CONSTRAINTS: &str = "constraints.txt";
 const STUBS: &str = "provided";

@@ -22,10 +22,12 @@
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
+//! | [`answers`] | which environment answered a question, so that it need not be solved again |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
+pub mod answers;
 pub mod cache;
 pub mod capture;
 pub mod digest;

@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod commit;
 pub(crate) mod diff;
 pub(crate) mod discard;
+pub(crate) mod ensure;
 pub(crate) mod export;
 pub(crate) mod lock;
 pub(crate) mod ls;

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::{output, resolve, writable};
+use crate::{known, output, writable};
 
 /// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
@@ -118,7 +118,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     }
     // Before anything is built: a directory that cannot be mounted on stays one.
     let mount_point = mount::check_mount_point(path)?;
-    let environment = resolve::environment(context, environment)?;
+    let environment = known::environment(context, environment)?;
     let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,

@@ -17,7 +17,7 @@ use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
 use crate::context::{Context, variable};
 use crate::error::CliError;
-use crate::resolve;
+use crate::known;
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, CliError> {
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
-    let environment = resolve::environment(context, &args.environment)?;
+    let environment = known::environment(context, &args.environment)?;
     let store = context.store()?;
     let runner = Runner {
         store: &store,

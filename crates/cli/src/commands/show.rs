@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::known;
 use crate::output;
-use crate::resolve;
 
 /// Show the packages of an environment, what it inherits and what it cost
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ struct ShownPackage {
 }
 
 pub(crate) fn execute(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
-    let environment = resolve::environment(context, &args.environment)?;
+    let environment = known::environment(context, &args.environment)?;
     let shown = Shown::of(&context.store()?, &environment)?;
     if context.json {
         context.print_json(&shown)?;
