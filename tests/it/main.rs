@@ -12,4 +12,5 @@ mod mounted;
 mod oracle;
 mod parity;
 mod prefix;
+mod with;
 mod writable;

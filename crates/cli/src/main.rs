@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod resolve;
 mod solving;
+mod with;
 mod writable;
 
 mod commands;

@@ -44,10 +44,7 @@ impl<'a> Reference<'a> {
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     match Reference::parse(text)? {
         Reference::Signature(text) => Ok(environment::find(&context.store()?, text)?),
-        Reference::LockFile(_) | Reference::SpecFile(_) => {
-            let signature = build_in_child(context, text)?;
-            Ok(environment::find(&context.store()?, &signature)?)
-        }
+        Reference::LockFile(_) | Reference::SpecFile(_) => build_in_child(context, &["--".to_owned(), text.to_owned()]),
     }
 }
 
@@ -66,7 +63,8 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
+/// What `envfs build` makes of its arguments.
+pub(crate) fn build_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
@@ -79,8 +77,7 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
         .arg("build")
-        .arg("--")
-        .arg(text)
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
@@ -88,5 +85,6 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok());
         return Err(CliError::silent(code.unwrap_or(1)));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let signature = String::from_utf8_lossy(&output.stdout);
+    Ok(environment::find(&context.store()?, signature.trim())?)
 }

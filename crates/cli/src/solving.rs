@@ -1,11 +1,12 @@
 //! From what was typed to packages: specs read, bases pinned, the solver and uv asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Requirements,
-    Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest, resolve_wheels, solve,
+    ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget,
+    Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest, resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
@@ -55,6 +56,18 @@ pub(crate) struct Wanted {
     pub(crate) base: Option<Environment>,
     parts: Parts,
     python_lock: Option<PythonLock>,
+}
+
+impl Wanted {
+    /// What activation sets: what the base sets, unless the spec sets it otherwise.
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
+        let mut variables = self
+            .base
+            .as_ref()
+            .map_or_else(BTreeMap::new, |base| base.variables.clone());
+        variables.extend(self.spec.variables().clone());
+        variables
+    }
 }
 
 /// What was solved, and the channels it was solved with.
@@ -126,15 +139,19 @@ impl SpecArgs {
         subdir: Subdir,
         preferred: &LockedContents,
     ) -> Result<Solved, CliError> {
-        let pinned = match &wanted.base {
-            None => empty(subdir),
-            Some(base) => environment_contents(&context.store()?, base, subdir)?,
-        };
+        let pinned = wanted
+            .base
+            .as_ref()
+            .map(|base| Pinned::open(context, base, subdir))
+            .transpose()?;
+        let contents = pinned
+            .as_ref()
+            .map_or_else(|| empty(subdir), |pinned| pinned.contents.clone());
         let virtual_packages = VirtualPackages::for_subdir(subdir, &|name| variable(name))?;
         let request = SolveRequest {
             spec: &wanted.spec,
             subdir,
-            pinned: &pinned.packages,
+            pinned: &contents.packages,
             preferred: &preferred.packages,
             exclude_newer: self.exclude_newer()?,
             channel_priority: match self.no_channel_priority {
@@ -150,10 +167,10 @@ impl SpecArgs {
         let channels = solution.channels().to_vec();
         let packages = solution.into_packages();
         let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
-            pinned.wheels
+            contents.wheels
         } else {
             let target = PythonTarget::of_packages(&packages, subdir, &virtual_packages)?;
-            self.wheels(context, wanted, &target, &packages, &pinned.wheels, &preferred.wheels)?
+            self.wheels(context, wanted, &target, &packages, pinned.as_ref(), &preferred.wheels)?
         };
         Ok(Solved {
             channels,
@@ -178,7 +195,7 @@ impl SpecArgs {
         wanted: &Wanted,
         target: &PythonTarget,
         packages: &[LockedPackage],
-        pinned: &[LockedWheel],
+        pinned: Option<&Pinned>,
         preferred: &[LockedWheel],
     ) -> Result<Vec<LockedWheel>, CliError> {
         let resolve = |requirements: &Requirements, is_complete: bool| -> Result<_, CliError> {
@@ -188,7 +205,7 @@ impl SpecArgs {
                 requirements,
                 target,
                 packages,
-                pinned,
+                base: pinned.map(Pinned::as_base),
                 preferred,
                 exclude_newer: self.exclude_newer()?,
                 is_complete,
@@ -203,11 +220,37 @@ impl SpecArgs {
             Some(lock) => match lock.select(target, &wanted.parts)? {
                 Selection::Pins(pins) => resolve(&pins, true),
                 Selection::Wheels(mut wheels) => {
+                    let pinned = pinned.map_or(&[][..], |pinned| &pinned.contents.wheels);
                     wheels.retain(|wheel| !pinned.iter().any(|pinned| pinned.name() == wheel.name()));
                     wheels.extend_from_slice(pinned);
                     Ok(wheels)
                 }
             },
+        }
+    }
+}
+
+/// A base with what is in it.
+struct Pinned {
+    contents: LockedContents,
+    view: View,
+}
+
+impl Pinned {
+    fn open(context: &Context, base: &Environment, subdir: Subdir) -> Result<Self, CliError> {
+        let store = context.store()?;
+        let tree = Arc::new(store.tree(&base.tree)?);
+        Ok(Self {
+            contents: environment_contents(&store, base, subdir)?,
+            view: View::new(&store, tree, Path::new("/"))?,
+        })
+    }
+
+    fn as_base(&self) -> InheritedBase<'_> {
+        InheritedBase {
+            view: &self.view,
+            packages: &self.contents.packages,
+            wheels: &self.contents.wheels,
         }
     }
 }

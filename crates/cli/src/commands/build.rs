@@ -147,7 +147,7 @@ impl BuildArgs {
                 wheels: solved.contents.wheels,
                 bytecode: !self.no_pyc,
                 subdir,
-                variables: wanted.spec.variables().clone(),
+                variables: wanted.variables(),
                 base: wanted.base,
             };
             run(context, &network, request).await
