@@ -14,4 +14,5 @@ mod oracle;
 mod parity;
 mod prefix;
 mod reuse;
+mod with;
 mod writable;
