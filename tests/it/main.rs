@@ -8,6 +8,7 @@ mod crash;
 mod crowd;
 mod inherit;
 mod known;
+mod many;
 mod mounted;
 mod names;
 mod oracle;
