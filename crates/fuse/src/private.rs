@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use envfs_store::cache::Cache;
 
 use crate::backend::{self, Backend, Choice};
-use crate::kernel::{self, KernelError, Refused, detached};
+use crate::kernel::detached::{self, ContentLayer};
+use crate::kernel::{self, KernelError, Refused};
 use crate::mount::{self, MountOptions};
 use crate::mountinfo;
 use crate::namespace::{self, NamespaceError};
@@ -91,8 +92,10 @@ impl Way {
         // Overlayfs copies the owner and the bits of the root when it is mounted, and FUSE knows them once it was asked.
         let _ = nix::sys::stat::fstat(names);
         let source = mountinfo::source(&service.signature);
-        let directories = copies.content_directories();
-        let overlay = detached::overlay(&source, names.as_fd(), &directories, detached::Attributes::User)?;
+        let patched = copies.patched_directory(&service.view);
+        let [objects, small] = copies.content_directories();
+        let layers = [&objects, &small, &patched].map(|path| ContentLayer::Directory(path));
+        let overlay = detached::overlay(&source, names.as_fd(), &layers, detached::Attributes::User)?;
         detached::attach(&overlay, &service.mount_point)
     }
 
