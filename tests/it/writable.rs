@@ -136,10 +136,20 @@ fn changes_outlive_the_mount_and_belong_to_it() {
     envfs
         .try_run(["mount", "--writable", &other.to_string(), place.to_str().unwrap()])
         .refused(1, &["holds changes of the environment", "commit or discard"]);
+    // What was written can be kept also when it is not mounted.
+    let kept = envfs.run(["commit", place.to_str().unwrap()]);
+    envfs.run([
+        "run",
+        kept.trim(),
+        "--",
+        "sh",
+        "-c",
+        "test -f $CONDA_PREFIX/share/base.db",
+    ]);
+    envfs.run(["discard", place.to_str().unwrap()]);
     envfs
         .try_run(["commit", place.to_str().unwrap()])
         .refused(1, &["is not a writable mount"]);
-    envfs.run(["discard", place.to_str().unwrap()]);
     envfs.run(["mount", "--writable", &other.to_string(), place.to_str().unwrap()]);
     assert!(!place.join("share/base.db").exists());
     envfs.run(["discard", place.to_str().unwrap()]);

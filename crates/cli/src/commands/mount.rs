@@ -121,6 +121,9 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         return explain(context);
     }
     // Before anything is built: a directory that cannot be mounted on stays one.
+    if args.writable {
+        writable::check_mount()?;
+    }
     let mount_point = mount::check_mount_point(path)?;
     let environment = args.with.environment(context, environment)?;
     let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;

@@ -6,9 +6,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use envfs_fuse::Command;
 use envfs_fuse::backend::Choice;
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::run::{self, Place, RunError};
+use envfs_fuse::sandbox::Sandbox;
+use envfs_fuse::service::Service;
 use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
@@ -18,6 +21,7 @@ use crate::commands::mount::{BackendArgs, service};
 use crate::context::{Context, variable};
 use crate::error::CliError;
 use crate::with::WithArgs;
+use crate::writable;
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -30,10 +34,12 @@ const NOT_EXECUTABLE: u8 = 126;
     envfs run 3fb1c2d4 -- python train.py\n  \
     envfs run environment.yml -- python -c 'import numpy'    builds it first, if it is not built\n  \
     envfs run 3fb1c2d4 --with 'httpx>=0.27' -- python        with a package on top, this time only\n  \
-    envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n\n\
+    envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n  \
+    envfs run --writable 3fb1c2d4 -- pip install x            kept for the next such run; see `envfs commit`\n\n\
     The environment is activated as conda does it, and mounted where only the command and what it starts\n\
     can see it. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such\n\
-    program. Nothing stays behind.")]
+    program. Nothing stays behind but, with --writable, what was written: `envfs diff`, `envfs commit` and\n\
+    `envfs discard` with the same <ENV> show it, make an environment of it, and forget it.")]
 pub(crate) struct RunArgs {
     /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV")]
@@ -45,6 +51,12 @@ pub(crate) struct RunArgs {
     with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
+    /// Let it be written to: changes are kept apart, and the environment itself stays as it is
+    #[arg(long, conflicts_with_all = ["mount_at", "backend"])]
+    writable: bool,
+    /// Keep what is written in this directory [default: in the store]
+    #[arg(long, value_name = "DIR", requires = "writable")]
+    upper: Option<PathBuf>,
     /// The command and its arguments
     #[arg(
         value_name = "CMD",
@@ -67,6 +79,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     };
     let result = match mount_at {
         Some(path) => runner.run(&path, Place::Public)?,
+        None if args.writable => runner.run_writable(args.upper.as_deref())?,
         None => runner.run_privately()?,
     };
     match result {
@@ -110,8 +123,21 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs the command with the environment seen at `prefix`.
-    fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+    /// Runs the command where only it sees the environment, and can write to it.
+    fn run_writable(&self, upper: Option<&Path>) -> Result<Result<u8, RunError>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        let (service, command) = self.prepare(&prefix)?;
+        let sandbox = Sandbox {
+            service: &service,
+            state: &writable::state_at(self.store, &prefix, upper)?,
+            limits: None,
+            output: None,
+        };
+        Ok(run::run_in(&sandbox, &command).map(|finished| finished.exit_code))
+    }
+
+    /// What serves the environment at `prefix`, and the command in it.
+    fn prepare(&self, prefix: &Path) -> Result<(Service, Command), CliError> {
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,
@@ -119,6 +145,12 @@ impl Runner<'_> {
             std::env::vars_os(),
             self.command,
         )?;
+        Ok((service, command))
+    }
+
+    /// Runs the command with the environment seen at `prefix`.
+    fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+        let (service, command) = self.prepare(prefix)?;
         let options = MountOptions {
             signature: self.environment.signature,
             allow_other: false,
