@@ -244,10 +244,11 @@ impl World {
 
     fn make_answers_older(&self, seconds: u64) {
         for path in self.answers() {
-            let mut answer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let text = zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap();
+            let mut answer: Value = serde_json::from_slice(&text).unwrap();
             answer["solved_unix_s"] = (answer["solved_unix_s"].as_u64().unwrap() - seconds).into();
             std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, answer.to_string()).unwrap();
+            std::fs::write(&path, zstd::encode_all(answer.to_string().as_bytes(), 0).unwrap()).unwrap();
         }
     }
 }

@@ -50,6 +50,7 @@ pub(crate) enum Command {
     Pin(commands::pin::PinArgs),
     Owner(commands::owner::OwnerArgs),
     Store(commands::store::StoreArgs),
+    Config(commands::config::ConfigArgs),
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,

@@ -133,6 +133,7 @@ from_errors!(
     envfs_solver::RequirementError,
     envfs_solver::SpecError,
     envfs_solver::UnknownSubdir,
+    envfs_store::index::IndexError,
     envfs_solver::VirtualPackageError,
 );
 

@@ -3,9 +3,11 @@
 
 mod activate;
 mod args;
+mod config;
 mod context;
 mod error;
 mod known;
+mod metadata;
 mod naming;
 mod output;
 mod progress;
@@ -14,6 +16,7 @@ mod resolve;
 #[allow(dead_code, reason = "its users come next")]
 mod sandboxed;
 mod solving;
+mod surroundings;
 mod units;
 mod with;
 mod writable;
@@ -58,6 +61,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Rollback(args) => commands::rollback::execute(context, args),
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
         Command::Version => commands::version::execute(context),

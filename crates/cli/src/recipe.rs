@@ -15,12 +15,10 @@ use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::metadata;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
 use crate::solving::{SpecArgs, Wanted, current_subdir, empty};
-
-/// How old an answer may be that is taken without asking again.
-pub(crate) const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What is to be made, as it is typed.
 #[derive(Debug, Clone, clap::Args)]
@@ -172,6 +170,12 @@ impl Opened {
 
     /// Solves, if there is something to solve, and builds what is missing. The answer is kept for the next time.
     pub(crate) fn build(&self, context: &Context) -> Result<Built, CliError> {
+        let built = self.solve_and_build(context)?;
+        metadata::ensured(context, &context.store()?, &built.environment, self.path());
+        Ok(built)
+    }
+
+    fn solve_and_build(&self, context: &Context) -> Result<Built, CliError> {
         let (contents, lock) = match &self.source {
             Source::Environment(found) => return Ok(found_built((**found).clone())),
             Source::Lock {
@@ -210,13 +214,17 @@ impl Opened {
 
     /// Builds what is missing of a kept answer; solves nothing.
     pub(crate) fn build_kept(&self, context: &Context, kept: &Kept) -> Result<Option<Built>, CliError> {
-        if let Some(found) = kept.environment(&context.store()?)? {
-            return Ok(Some(found_built(found)));
-        }
-        let Some(text) = &kept.answer.lock else { return Ok(None) };
-        let lock = Lock::parse(text, Path::new("pixi.lock"))?;
-        let contents = resolve::contents_of(&lock, None, self.subdir)?;
-        self.build_contents(context, contents).map(Some)
+        let store = context.store()?;
+        let built = match (kept.environment(&store)?, &kept.answer.lock) {
+            (Some(found), _) => found_built(found),
+            (None, None) => return Ok(None),
+            (None, Some(text)) => {
+                let lock = Lock::parse(text, Path::new("pixi.lock"))?;
+                self.build_contents(context, resolve::contents_of(&lock, None, self.subdir)?)?
+            }
+        };
+        metadata::ensured(context, &store, &built.environment, self.path());
+        Ok(Some(built))
     }
 
     fn build_contents(&self, context: &Context, contents: LockedContents) -> Result<Built, CliError> {
@@ -264,9 +272,10 @@ impl Opened {
 }
 
 impl Kept {
-    /// The environment that the answer names, if it is still there.
+    /// The environment that the answer names, if it is still there: of a system store its tree may be gone.
     pub(crate) fn environment(&self, store: &Store) -> Result<Option<Environment>, CliError> {
-        Ok(environment::get(store, &self.answer.signature)?)
+        let found = environment::get(store, &self.answer.signature)?;
+        Ok(found.filter(|environment| store.tree(&environment.tree).is_ok()))
     }
 
     /// When it was solved, in seconds since 1970-01-01 UTC.

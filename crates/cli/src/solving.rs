@@ -13,10 +13,11 @@ use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
-use crate::context::{Context, uv_settings, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::resolve;
+use crate::surroundings::{uv_settings, variable};
 
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]

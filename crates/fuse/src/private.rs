@@ -117,8 +117,9 @@ impl Way {
             (Self::Names { copies }, Some(names)) => {
                 let source = mountinfo::source(&service.signature);
                 let patched = copies.patched_directory(&service.view);
-                let [objects, small] = copies.content_directories();
-                let layers = [&objects, &small, &patched].map(|path| ContentLayer::Directory(path));
+                let directories = copies.content_directories();
+                let directories = directories.iter().chain([&patched]);
+                let layers: Vec<_> = directories.map(|path| ContentLayer::Directory(path)).collect();
                 Some(detached::overlay(&source, names.as_fd(), &layers, Attributes::User)?)
             }
             _ => None,

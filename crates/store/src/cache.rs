@@ -80,8 +80,8 @@ impl Cache {
     /// The directories in which the content of every file that looks the same at each prefix is found by
     /// [`content_path`].
     #[must_use]
-    pub fn content_directories(&self) -> [PathBuf; 2] {
-        [self.store.path("objects"), self.root.join("small")]
+    pub fn content_directories(&self) -> Vec<PathBuf> {
+        [self.store.object_directories(), vec![self.root.join("small")]].concat()
     }
 
     /// The directory in which the content of the others is found, as they look at the prefix of `view`.

@@ -169,6 +169,19 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
 }
 
+/// Gives a file another name, in place of what is called so.
+pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
+    fs::rename(path, by).at("put aside", path)
+}
+
+/// Makes now the time of a file, for those who ask when it was used. Content is as it was.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let now = TimeSpec::UTIME_NOW;
+    utimensat(nix::fcntl::AT_FDCWD, path, &now, &now, UtimensatFlags::FollowSymlink).at("set the time of", path)
+}
+
 /// Removes a file; one that is already gone is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {

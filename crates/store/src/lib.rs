@@ -23,6 +23,8 @@
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
+//! | `host` | which kernel this is, where several share a store |
+//! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
@@ -34,6 +36,8 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+mod host;
+pub mod index;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
@@ -59,6 +63,6 @@ pub mod workspace;
 
 pub use digest::Digest;
 pub use durable::remove_tree;
-pub use error::{Error, Result};
+pub use error::{Error, Holder, Result};
 pub use store::Store;
 pub use usage::Usage;

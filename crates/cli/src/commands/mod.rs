@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod commit;
+pub(crate) mod config;
 pub(crate) mod diff;
 pub(crate) mod discard;
 pub(crate) mod ensure;

@@ -18,10 +18,11 @@ use envfs_store::lease::LeaseKind;
 
 use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
+use crate::surroundings::variable;
 use crate::with::WithArgs;
-use crate::writable;
+use crate::{metadata, writable};
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -71,6 +72,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
     let environment = args.with.environment(context, &args.environment)?;
     let store = context.store()?;
+    metadata::used(context, &store, &environment);
     let runner = Runner {
         store: &store,
         environment: &environment,

@@ -237,7 +237,7 @@ pub(crate) fn open_cache(store: &Store) -> Result<Cache, KernelError> {
 fn check_overlay(store: &Store, attributes: Attributes) -> Result<(), KernelError> {
     let names = detached::directory(&store.mount_root())?;
     let directories = open_cache(store)?.content_directories();
-    let layers = directories.each_ref().map(|path| ContentLayer::Directory(path));
+    let layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
     detached::overlay("envfs-probe", names.as_fd(), &layers, attributes)?;
     Ok(())
 }
