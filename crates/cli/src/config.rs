@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
-use crate::output;
 use crate::surroundings::{home, xdg};
+use crate::units;
 
 /// How old an answer may be that is taken without asking again.
 pub(crate) const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -130,14 +130,14 @@ impl Settings {
             self.system_store = place(file.envfs.system_store);
         }
         if let (Some(text), Source::Default) = (&file.envfs.max_age, &self.max_age.source) {
-            let value = output::parse_duration(text).map_err(|reason| unusable(path, format!("max-age: {reason}")))?;
+            let value = units::span(text).map_err(|reason| unusable(path, format!("max-age: {reason}")))?;
             self.max_age = Setting {
                 value,
                 source: source(),
             };
         }
         if let (Some(text), Source::Default) = (&file.envfs.idle, &self.idle.source) {
-            let value = output::parse_duration(text).map_err(|reason| unusable(path, format!("idle: {reason}")))?;
+            let value = units::span(text).map_err(|reason| unusable(path, format!("idle: {reason}")))?;
             self.idle = Setting {
                 value: Some(value),
                 source: source(),

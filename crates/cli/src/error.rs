@@ -9,6 +9,8 @@ use envfs_fuse::run::RunError;
 use envfs_fuse::warm::WarmError;
 use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
+use envfs_store::name::InvalidName;
+use envfs_store::names::NameError;
 use envfs_store::view::PrefixError;
 
 /// A failure, in words.
@@ -32,11 +34,6 @@ impl CliError {
             is_silent: false,
             is_unreachable: false,
         }
-    }
-
-    /// What cannot be done.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
     }
 
     /// Whether somebody out there could not be asked, so that an older answer may do.
@@ -69,6 +66,11 @@ impl CliError {
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self
+    }
+
+    /// What went wrong, without why.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Prints the error and says how to exit.
@@ -116,6 +118,7 @@ macro_rules! from_errors {
 }
 
 from_errors!(
+    InvalidName,
     envfs_fuse::writable::WritableError,
     ChannelError,
     envfs_fuse::mount::MountError,
@@ -142,6 +145,9 @@ impl From<envfs_store::Error> for CliError {
             _ if envfs_store::ingest::is_disk_full(&error) => {
                 this.help("free some space, or use a store on another disk with `--store DIR`; nothing is half-written")
             }
+            envfs_store::Error::Missing {
+                kind: "environment", ..
+            } => this.help("`envfs ls` lists the environments of the store"),
             envfs_store::Error::NewerFormat { .. } => {
                 this.help("update envfs, or use another store with `--store DIR`")
             }
@@ -155,6 +161,15 @@ impl From<FindError> for CliError {
         match error {
             FindError::Store(error) => error.into(),
             FindError::NotASignature(_) => Self::of(&error).help("`envfs ls` lists the environments of the store"),
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<NameError> for CliError {
+    fn from(error: NameError) -> Self {
+        match error {
+            NameError::Store(error) => error.into(),
             other => Self::of(&other),
         }
     }

@@ -8,12 +8,17 @@ mod context;
 mod error;
 mod known;
 mod metadata;
+mod naming;
 mod output;
 mod progress;
 mod recipe;
 mod resolve;
+#[allow(dead_code, reason = "its users come next")]
+mod sandboxed;
 mod solving;
 mod surroundings;
+mod units;
+mod with;
 mod writable;
 
 mod commands;
@@ -52,8 +57,14 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Name(args) => commands::name::execute(context, args),
+        Command::Promote(args) => commands::promote::execute(context, args),
+        Command::Rollback(args) => commands::rollback::execute(context, args),
+        Command::Pin(args) => commands::pin::execute(context, args),
+        Command::Owner(args) => commands::owner::execute(context, args),
         Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
+        Command::RunInSandbox => sandboxed::execute(),
         Command::Version => commands::version::execute(context),
     }
 }

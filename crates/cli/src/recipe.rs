@@ -10,6 +10,7 @@ use clap::{Args as _, FromArgMatches as _};
 use envfs_solver::{BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Question, Subdir, build};
 use envfs_store::answers::{self, Answer};
 use envfs_store::environment::{self, Environment};
+use envfs_store::name::Name;
 use envfs_store::{Digest, Store};
 
 use crate::context::Context;
@@ -22,7 +23,7 @@ use crate::solving::{SpecArgs, Wanted, current_subdir, empty};
 /// What is to be made, as it is typed.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Recipe {
-    /// A lock file, a spec file, a directory that holds one, or a signature; or what is wanted, as MatchSpecs
+    /// A lock file, a spec file, a directory that holds one, a signature or a name with its tag; or what is wanted, as MatchSpecs
     #[arg(value_name = "ENV|MATCHSPEC")]
     what: Vec<String>,
     #[command(flatten)]
@@ -69,11 +70,11 @@ pub(crate) struct Kept {
 }
 
 impl Recipe {
-    /// The recipe that one argument is, with the defaults of everything else.
-    pub(crate) fn of(text: &str) -> Result<Self, CliError> {
-        let command = Self::augment_args(clap::Command::new("envfs"));
+    /// The recipe that these arguments are, with the defaults of everything else.
+    pub(crate) fn of(arguments: &[String]) -> Result<Self, CliError> {
+        let command = Self::augment_args(clap::Command::new("envfs").no_binary_name(true));
         let recipe = command
-            .try_get_matches_from(["envfs", "--", text])
+            .try_get_matches_from(arguments)
             .and_then(|matches| Self::from_arg_matches(&matches));
         recipe.map_err(|error| CliError::usage(error.to_string()))
     }
@@ -82,9 +83,7 @@ impl Recipe {
     pub(crate) fn open(&self, context: &Context) -> Result<Opened, CliError> {
         let mut base = None;
         let source = match self.reference()? {
-            Some(Reference::Signature(text)) => {
-                Source::Environment(Box::new(environment::find(&context.store()?, &text)?))
-            }
+            Some(Reference::Built(handle)) => Source::Environment(Box::new(handle.environment(context)?)),
             Some(Reference::LockFile(path)) => {
                 let given = self.spec.base.as_ref();
                 base = given.map(|base| resolve::environment(context, base)).transpose()?;
@@ -138,7 +137,9 @@ impl Recipe {
             || [".yml", ".yaml", ".lock", ".txt", ".toml"]
                 .iter()
                 .any(|end| only.ends_with(end));
-        if self.spec.file.is_none() && (is_signature || is_file) {
+        // Where a MatchSpec has one colon it names a namespace, which nobody's channel has.
+        let is_name = only.contains(':') && only.parse::<Name>().is_ok();
+        if self.spec.file.is_none() && (is_signature || is_file || is_name) {
             return Reference::parse(only).map(Some);
         }
         Ok(None)
@@ -233,7 +234,7 @@ impl Opened {
             bytecode: self.bytecode,
             subdir: self.subdir,
             variables: match &self.source {
-                Source::Spec { wanted, .. } => wanted.spec.variables().clone(),
+                Source::Spec { wanted, .. } => wanted.variables(),
                 _ => BTreeMap::new(),
             },
             base: self.base.clone(),

@@ -1,19 +1,27 @@
-//! What `<ENV>` stands for: a signature, a lock file or a spec file.
+//! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
+use envfs_store::name::Name;
+use envfs_store::names::{NameError, Names};
 
 use crate::context::Context;
 use crate::error::CliError;
 
 /// A text that stands for an environment.
 pub(crate) enum Reference {
-    Signature(String),
+    Built(Handle),
     LockFile(PathBuf),
     SpecFile(PathBuf),
+}
+
+/// What an environment in the store is called.
+pub(crate) enum Handle {
+    Signature(String),
+    Name(Name),
 }
 
 /// What is looked for in a directory, the most exact first.
@@ -30,8 +38,8 @@ const PROJECT_FILES: [&str; 9] = [
 ];
 
 impl Reference {
-    /// Tells what `text` stands for. A file that exists is a file, even if it is called like a signature; a directory stands for
-    /// the lock or the spec in it.
+    /// Tells what `text` stands for. A file that exists is a file, whatever it is called, and a directory stands for the lock or the
+    /// spec in it. Else what has only hexadecimal digits is a signature; no name can look like one.
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
         let path = if is_directory(text) {
             project_file(Path::new(text))?
@@ -48,13 +56,40 @@ impl Reference {
                 Self::SpecFile(path)
             });
         }
-        let looks_like_a_file = text.contains(['/', '.']);
-        if looks_like_a_file {
-            return Err(CliError::new(format!("there is no file `{text}`"))
-                .help("an environment is a signature, a lock file or a spec file; `envfs ls` lists what is built"));
+        if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self::Built(Handle::Signature(text.to_owned())));
         }
-        Ok(Self::Signature(text.to_owned()))
+        match text.parse() {
+            Ok(name) => Ok(Self::Built(Handle::Name(name))),
+            Err(_) if looks_like_a_file(text) => Err(no_file(text)),
+            Err(error) => Err(CliError::from(error).help(KINDS)),
+        }
     }
+}
+
+impl Handle {
+    /// The environment that is called so.
+    pub(crate) fn environment(&self, context: &Context) -> Result<Environment, CliError> {
+        let store = context.store()?;
+        match self {
+            Self::Signature(text) => Ok(environment::find(&store, text)?),
+            Self::Name(name) => {
+                let signature = Names::of(&store).load(name)?.current.signature;
+                environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
+            }
+        }
+    }
+}
+
+const KINDS: &str = "an environment is a signature, a name, a lock file, a spec file or a directory with one of these; `envfs ls` lists \
+                     what is built";
+
+fn looks_like_a_file(text: &str) -> bool {
+    !text.contains(':') && text.contains(['/', '.'])
+}
+
+fn no_file(text: &str) -> CliError {
+    CliError::new(format!("there is no file `{text}`")).help(KINDS)
 }
 
 /// Whether `text` names a directory, and not something else that may be called so.
@@ -78,10 +113,13 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     match Reference::parse(text)? {
-        Reference::Signature(text) => Ok(environment::find(&context.store()?, &text)?),
+        Reference::Built(handle) => handle.environment(context).map_err(|error| match handle {
+            // Whoever wrote a path is not told of names first.
+            Handle::Name(_) if looks_like_a_file(text) => no_file(text).because(error.message()),
+            _ => error,
+        }),
         Reference::LockFile(_) | Reference::SpecFile(_) => {
-            let signature = build_in_child(context, text)?;
-            Ok(environment::find(&context.store()?, &signature)?)
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
         }
     }
 }
@@ -96,7 +134,8 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
+/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
+pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
@@ -112,8 +151,7 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
         .arg("ensure")
-        .arg("--")
-        .arg(text)
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
@@ -121,5 +159,6 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok());
         return Err(CliError::silent(code.unwrap_or(1)));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let signature = String::from_utf8_lossy(&output.stdout);
+    Ok(environment::find(&context.store()?, signature.trim())?)
 }

@@ -4,7 +4,7 @@
 //! leases sweeps it. Where several hosts share a store, a lock of one need not be seen by the others: a lease says on which boot
 //! of which host it was taken, and that of another host counts until it is [`FOREIGN_LIFE`] old.
 
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,13 +35,19 @@ pub struct LeaseRecord {
     pub signature: Digest,
     /// Where it is seen.
     pub mount_point: PathBuf,
-    /// The process that holds it.
+    /// The process that holds it: where there is a server, that one.
     pub pid: u32,
+    /// The process that starts another server if that one dies, and holds the lease with it.
+    #[serde(default)]
+    pub keeper_pid: Option<u32>,
     /// The user that holds it.
     pub uid: u32,
     /// Since when, in seconds since 1970-01-01 UTC.
     pub started_unix_s: u64,
 }
+
+/// Records are padded to a multiple of this, so that another process number changes no length.
+const PADDED_BYTES: usize = 64;
 
 /// How long a lease of another host counts whose lock is not seen here: longer than functions run, and short enough that a
 /// host that is gone does not keep things for ever.
@@ -60,6 +66,7 @@ struct Written {
 #[derive(Debug)]
 pub struct Lease {
     lock: FileLock,
+    path: PathBuf,
 }
 
 impl std::os::fd::AsFd for Lease {
@@ -82,16 +89,29 @@ impl Lease {
         );
         let path = store.path("leases").join(name);
         let lock = FileLock::transient(&path)?;
+        lock.file().set_len(0).at("write", &path)?;
+        let lease = Self { lock, path };
+        lease.update(record)?;
+        Ok(lease)
+    }
+
+    /// Changes what it says. A process that was forked holds the leases of the one that forked it.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn update(&self, record: &LeaseRecord) -> Result<()> {
         let written = Written {
             record: record.clone(),
             host: Host::current(),
         };
-        let mut text = serde_json::to_vec(&written).map_err(|error| Error::corrupt(&path, error.to_string()))?;
+        let mut text = serde_json::to_vec(&written).map_err(|error| Error::corrupt(&self.path, error.to_string()))?;
+        let padded = text.len().next_multiple_of(PADDED_BYTES);
+        // Written at once over what is there: whoever reads meanwhile sees a whole record.
+        text.resize(padded - 1, b' ');
         text.push(b'\n');
-        let mut file = lock.file();
-        file.set_len(0).at("write", &path)?;
-        file.write_all(&text).at("write", &path)?;
-        Ok(Self { lock })
+        let file = self.lock.file();
+        file.write_all_at(&text, 0).at("write", &self.path)?;
+        file.set_len(text.len() as u64).at("write", &self.path)
     }
 }
 
@@ -156,11 +176,19 @@ mod tests {
             signature: Digest::of(b"x"),
             mount_point: "/envs/x".into(),
             pid: std::process::id(),
+            keeper_pid: None,
             uid: 0,
             started_unix_s: 1,
         };
         let lease = Lease::take(&store, &record).unwrap();
-        assert_eq!(list(&store).unwrap(), [record]);
+        assert_eq!(list(&store).unwrap(), [record.clone()]);
+        let changed = LeaseRecord {
+            pid: u32::MAX,
+            keeper_pid: Some(record.pid),
+            ..record
+        };
+        lease.update(&changed).unwrap();
+        assert_eq!(list(&store).unwrap(), [changed]);
         drop(lease);
         assert_eq!(list(&store).unwrap(), []);
         std::fs::write(store.root().join("leases/1-abandoned.json"), "{}").unwrap();
@@ -180,6 +208,7 @@ mod tests {
                 signature: Digest::of(b"x"),
                 mount_point: "/envs/x".into(),
                 pid: 1,
+                keeper_pid: None,
                 uid: 0,
                 started_unix_s: now - age_s,
             };

@@ -21,6 +21,7 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
 //! | `host` | which kernel this is, where several share a store |
 //! | [`index`] | when and how often environments were used: a database that may be lost |
@@ -41,12 +42,16 @@ pub mod index;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
+mod ledger;
 pub mod linked;
 pub mod lock;
+pub mod name;
+pub mod names;
 pub mod pack;
 pub mod patch;
 pub mod path;
 pub mod placeholder;
+pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;
@@ -59,6 +64,7 @@ mod wire;
 pub mod workspace;
 
 pub use digest::Digest;
+pub use durable::remove_tree;
 pub use error::{Error, Holder, Result};
 pub use store::Store;
 pub use usage::Usage;

@@ -15,7 +15,7 @@ use crate::output;
 /// Show the packages of an environment, what it inherits and what it cost
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
-    /// A signature, a lock file or an environment.yml
+    /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV")]
     environment: String,
 }
