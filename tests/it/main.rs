@@ -17,5 +17,6 @@ mod parity;
 mod prefix;
 mod reuse;
 mod system_store;
+mod warm;
 mod with;
 mod writable;

@@ -162,8 +162,8 @@ fn what_is_not_known_cannot_be_had_without_a_channel() {
     world.envfs.assert_nothing_built();
     world
         .envfs
-        .try_run(["ensure", "environment.yml", "--max-age", "7"])
-        .refused(2, &["write a number with its unit"]);
+        .try_run(["ensure", "environment.yml", "--max-age", "7x"])
+        .refused(2, &["is no span of time"]);
     std::fs::create_dir(world.envfs.path().join("empty")).unwrap();
     world
         .envfs

@@ -138,7 +138,7 @@ fn settings_come_from_the_nearest() {
     let shown = show(&["--store", "elsewhere"], true);
     assert_eq!(at("command line", "store", &shown), "elsewhere");
 
-    for wrong in ["[envfs]\nstor = 'x'\n", "[envfs]\nmax-age = '7'\n", "[envfs\n"] {
+    for wrong in ["[envfs]\nstor = 'x'\n", "[envfs]\nmax-age = '7x'\n", "[envfs\n"] {
         std::fs::write(envfs.path().join(".envfs/config.toml"), wrong).unwrap();
         envfs
             .try_run(["ls"])

@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Commit(commands::commit::CommitArgs),
     Discard(commands::discard::DiscardArgs),
     Run(commands::run::RunArgs),
+    Warm(commands::warm::WarmArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),

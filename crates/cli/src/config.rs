@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
-use crate::output;
 use crate::surroundings::{home, xdg};
+use crate::units;
 
 /// How old an answer may be that is taken without asking again.
 pub(crate) const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) system_store: Option<Setting<PathBuf>>,
     pub(crate) max_age: Setting<Duration>,
     pub(crate) offline: Setting<bool>,
+    /// For how long a run leaves its environment mounted when nobody uses it.
+    pub(crate) idle: Setting<Option<Duration>>,
 }
 
 /// What came with the command.
@@ -74,6 +76,7 @@ struct Table {
     store: Option<PathBuf>,
     system_store: Option<PathBuf>,
     max_age: Option<String>,
+    idle: Option<String>,
     offline: Option<bool>,
 }
 
@@ -92,6 +95,7 @@ impl Settings {
                     Source::Default
                 },
             },
+            idle: Setting::of_default(None),
         };
         // The first that says something wins.
         for path in files() {
@@ -126,9 +130,16 @@ impl Settings {
             self.system_store = place(file.envfs.system_store);
         }
         if let (Some(text), Source::Default) = (&file.envfs.max_age, &self.max_age.source) {
-            let value = output::parse_duration(text).map_err(|reason| unusable(path, format!("max-age: {reason}")))?;
+            let value = units::span(text).map_err(|reason| unusable(path, format!("max-age: {reason}")))?;
             self.max_age = Setting {
                 value,
+                source: source(),
+            };
+        }
+        if let (Some(text), Source::Default) = (&file.envfs.idle, &self.idle.source) {
+            let value = units::span(text).map_err(|reason| unusable(path, format!("idle: {reason}")))?;
+            self.idle = Setting {
+                value: Some(value),
                 source: source(),
             };
         }
@@ -158,6 +169,11 @@ impl Settings {
                 key: "max-age",
                 value: Some(format!("{}s", self.max_age.value.as_secs())),
                 source: self.max_age.source.to_string(),
+            },
+            Shown {
+                key: "idle",
+                value: self.idle.value.map(|idle| format!("{}s", idle.as_secs())),
+                source: self.idle.source.to_string(),
             },
             Shown {
                 key: "offline",
@@ -231,5 +247,5 @@ fn absolute(directory: &Path, path: &Path) -> PathBuf {
 fn unusable(path: &Path, reason: String) -> CliError {
     CliError::new(format!("the configuration file `{}` cannot be used", path.display()))
         .because(reason)
-        .help("keys of `[envfs]` are store, system-store, max-age and offline; `envfs config show` says where each value comes from")
+        .help("keys of `[envfs]` are store, system-store, max-age, idle and offline; `envfs config show` says where each value comes from")
 }

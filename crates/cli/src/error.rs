@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
+use envfs_fuse::warm::WarmError;
 use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
@@ -180,6 +181,16 @@ impl From<BackendError> for CliError {
         match error.remedy() {
             Some(remedy) => this.help(remedy),
             None => this,
+        }
+    }
+}
+
+impl From<WarmError> for CliError {
+    fn from(error: WarmError) -> Self {
+        match error {
+            WarmError::Backend(error) => error.into(),
+            WarmError::Store(error) => error.into(),
+            other => Self::of(&other),
         }
     }
 }

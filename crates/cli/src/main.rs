@@ -52,6 +52,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Commit(args) => commands::commit::execute(context, args),
         Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
+        Command::Warm(args) => commands::warm::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),

@@ -20,6 +20,7 @@
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
 //! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
+//! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
 //! | [`status`] | which environments are mounted |
 
 mod adapter;
@@ -56,6 +57,7 @@ pub mod service;
 pub mod status;
 mod supervise;
 pub mod unmount;
+pub mod warm;
 pub mod writable;
 
 pub use boot::BootError;

@@ -69,6 +69,13 @@ pub struct Lease {
     path: PathBuf,
 }
 
+impl std::os::fd::AsFd for Lease {
+    /// The locked file: whoever holds a copy of its descriptor holds the lease.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.lock.file().as_fd()
+    }
+}
+
 impl Lease {
     /// Takes a lease for this process.
     ///

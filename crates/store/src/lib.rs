@@ -26,6 +26,7 @@
 //! | `host` | which kernel this is, where several share a store |
 //! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
+//! | [`warm`] | which environments stay mounted though nobody uses them |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
@@ -58,6 +59,7 @@ pub mod tree;
 mod usage;
 mod verify;
 pub mod view;
+pub mod warm;
 mod wire;
 pub mod workspace;
 

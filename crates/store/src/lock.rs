@@ -174,7 +174,7 @@ fn still_named(file: &File, path: &Path) -> Result<bool> {
 
 /// The processes of this host that hold `path` locked, as the kernel lists them (proc(5), `/proc/locks`). None where it is held by
 /// another host.
-fn holders(path: &Path) -> Vec<Holder> {
+pub(crate) fn holders(path: &Path) -> Vec<Holder> {
     let Ok(metadata) = path.metadata() else {
         return Vec::new();
     };

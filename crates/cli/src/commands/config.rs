@@ -17,6 +17,7 @@ use crate::output;
     system-store = \"/srv/envfs\"   # read, and never written: what it holds is not stored again\n  \
     store = \"~/envfs\"\n  \
     max-age = \"7d\"                # how old a solution may be that is used without asking again\n  \
+    idle = \"10m\"                  # runs leave their environment mounted for the next one\n  \
     offline = true"
 )]
 pub(crate) struct ConfigArgs {

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::recipe::{Kept, Opened, Recipe};
+use crate::units;
 
 /// Print the signature of an environment, and make what is missing of it
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,7 @@ pub(crate) struct EnsureArgs {
     #[command(flatten)]
     recipe: Recipe,
     /// How old a solution may be that is used without asking again: 90s, 30m, 12h, 7d [default: `max-age` of the configuration, or 24h]
-    #[arg(long, value_name = "AGE", value_parser = output::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = units::span)]
     max_age: Option<Duration>,
     /// Solve again, whatever is known
     #[arg(long, conflicts_with = "max_age")]

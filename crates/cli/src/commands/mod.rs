@@ -21,3 +21,4 @@ pub(crate) mod show;
 pub(crate) mod store;
 pub(crate) mod umount;
 pub(crate) mod version;
+pub(crate) mod warm;
