@@ -10,7 +10,7 @@ use envfs_tests::program::{Envfs, finish};
 use envfs_tests::user;
 
 /// A wheel with one module and one command.
-fn wheel(directory: &Path) -> PathBuf {
+pub(crate) fn wheel(directory: &Path) -> PathBuf {
     let path = directory.join("greeting-1.0-py3-none-any.whl");
     let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
     let info = "greeting-1.0.dist-info";
@@ -163,7 +163,14 @@ fn changes_outlive_the_mount_and_belong_to_it() {
         .refused(1, &["holds changes of the environment", "commit or discard"]);
     // What was written can be kept also when it is not mounted.
     let kept = envfs.run(["commit", place.to_str().unwrap()]);
-    envfs.run(["run", kept.trim(), "--", "sh", "-c", "test -f $CONDA_PREFIX/share/base.db"]);
+    envfs.run([
+        "run",
+        kept.trim(),
+        "--",
+        "sh",
+        "-c",
+        "test -f $CONDA_PREFIX/share/base.db",
+    ]);
     envfs.run(["discard", place.to_str().unwrap()]);
     envfs
         .try_run(["commit", place.to_str().unwrap()])

@@ -5,10 +5,10 @@ mod activate;
 mod args;
 mod context;
 mod error;
+mod link_scripts;
 mod output;
 mod progress;
 mod resolve;
-#[allow(dead_code, reason = "its users come next")]
 mod sandboxed;
 mod solving;
 mod writable;

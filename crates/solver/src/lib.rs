@@ -29,7 +29,10 @@ mod wheel_metadata;
 mod wheels;
 
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
+pub use build::{
+    BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
+    ScriptsRun, build,
+};
 pub use bytecode::BytecodeError;
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};

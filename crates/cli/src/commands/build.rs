@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use envfs_fuse::backend::{self, BackendError};
-use envfs_solver::{BuildRequest, Built, Network, Subdir, build};
+use envfs_solver::{BuildRequest, Built, LinkScripts, Network, ScriptOutput, Subdir, build};
 use envfs_store::Store;
 use envfs_store::digest::Digest;
 use envfs_store::environment::{self, Environment};
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::commands::mount;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::link_scripts;
 use crate::output;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
@@ -42,6 +44,9 @@ pub(crate) struct BuildArgs {
     /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
     #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_pyc: bool,
+    /// Do not run the scripts by which packages finish their installation (`bin/.<package>-post-link.sh`)
+    #[arg(long)]
+    no_link_scripts: bool,
     /// Lay out now what the first `envfs run` would have to, as copies in the store's cache
     #[arg(long)]
     prepare: bool,
@@ -51,7 +56,7 @@ pub(crate) struct BuildArgs {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     signature: Digest,
     tree: Digest,
     base: Option<Digest>,
@@ -62,6 +67,7 @@ struct Report {
     new_bytes: u64,
     new_inodes: u64,
     clashes: usize,
+    link_scripts: &'a [ScriptOutput],
     seconds: f64,
 }
 
@@ -128,6 +134,7 @@ impl BuildArgs {
             packages: contents.packages,
             wheels: contents.wheels,
             bytecode: !self.no_pyc,
+            link_scripts: self.link_scripts(),
             subdir,
             variables: std::collections::BTreeMap::default(),
             base,
@@ -146,12 +153,17 @@ impl BuildArgs {
                 packages: solved.contents.packages,
                 wheels: solved.contents.wheels,
                 bytecode: !self.no_pyc,
+                link_scripts: self.link_scripts(),
                 subdir,
                 variables: wanted.spec.variables().clone(),
                 base: wanted.base,
             };
             run(context, &network, request).await
         })?
+    }
+
+    fn link_scripts(&self) -> Option<Arc<dyn LinkScripts>> {
+        (!self.no_link_scripts).then(|| Arc::new(link_scripts::Sandboxed) as _)
     }
 
     fn subdir(&self) -> Result<Subdir, CliError> {
@@ -171,7 +183,26 @@ fn found(environment: Environment) -> Built {
         new_packages: 0,
         written: envfs_store::ingest::Written::default(),
         clashes: Vec::new(),
-        link_scripts: Vec::new(),
+        script_outputs: Vec::new(),
+        bound: Vec::new(),
+        skipped_scripts: Vec::new(),
+    }
+}
+
+fn report_scripts(context: &Context, built: &Built) {
+    for output in &built.script_outputs {
+        context.note(&format!("{}:\n  {}", output.script, output.text.replace('\n', "\n  ")));
+    }
+    for path in &built.bound {
+        context.note(&format!(
+            "note: a link script wrote {path}, which names the place of private runs and is right only there"
+        ));
+    }
+    if !built.skipped_scripts.is_empty() {
+        context.note(&format!(
+            "note: link scripts are not run: {}",
+            built.skipped_scripts.join(", ")
+        ));
     }
 }
 
@@ -181,12 +212,7 @@ fn report(context: &Context, built: &Built, seconds: f64) -> Result<(), CliError
     for clash in &built.clashes {
         tracing::info!("{}: that of {} hides that of {}", clash.path, clash.winner, clash.loser);
     }
-    if !built.link_scripts.is_empty() {
-        context.note(&format!(
-            "note: link scripts are not run: {}",
-            built.link_scripts.join(", ")
-        ));
-    }
+    report_scripts(context, built);
     if context.json {
         return context.print_json(&Report {
             signature: environment.signature,
@@ -199,6 +225,7 @@ fn report(context: &Context, built: &Built, seconds: f64) -> Result<(), CliError
             new_bytes: built.written.bytes,
             new_inodes: built.written.inodes,
             clashes: built.clashes.len(),
+            link_scripts: &built.script_outputs,
             seconds,
         });
     }
