@@ -18,7 +18,9 @@
 //! | `process`, `keep` | the process that goes on while something is mounted |
 //! | [`server`], `readers`, `keeper`, `memory` | the process that answers, and the one that starts another if that one dies |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
+//! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
+//! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
 //! | [`status`] | which environments are mounted |
 
 mod adapter;
@@ -38,6 +40,7 @@ mod holders;
 mod keep;
 mod keeper;
 pub mod kernel;
+mod limits;
 pub mod link;
 mod memory;
 pub mod mount;
@@ -48,14 +51,17 @@ mod process;
 mod protocol;
 mod readers;
 pub mod run;
+pub mod sandbox;
 pub mod server;
 pub mod service;
 pub mod status;
 mod supervise;
 pub mod unmount;
+pub mod warm;
 pub mod writable;
 
 pub use boot::BootError;
 pub use exec::Command;
+pub use limits::Limits;
 pub use namespace::private_prefix;
 pub use process::ProcessError;

@@ -5,6 +5,7 @@ mod mounts;
 mod prepared;
 mod recovery;
 mod runs;
+mod sandboxes;
 
 use envfs_fuse::backend::{BACKENDS, Backend};
 
@@ -64,4 +65,7 @@ pub(crate) const CASES: &[&Case] = &[
     &runs::NESTED,
     &runs::PUBLIC,
     &runs::MANY,
+    &sandboxes::WRITTEN,
+    &sandboxes::LIMITED,
+    &sandboxes::ENDED,
 ];
