@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
 use envfs_fuse::warm::WarmError;
-use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
+use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
@@ -71,6 +71,12 @@ impl CliError {
     /// What went wrong, without why.
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The error with its causes, to be the cause of another one.
+    pub(crate) fn in_one_line(&self) -> String {
+        let parts = [&self.message].into_iter().chain(&self.causes);
+        parts.map(String::as_str).collect::<Vec<_>>().join(": ")
     }
 
     /// Prints the error and says how to exit.
@@ -219,7 +225,19 @@ impl From<BuildError> for CliError {
         match error {
             BuildError::Store(error) => error.into(),
             BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
-            BuildError::Link(envfs_solver::LinkError::Store(error)) => error.into(),
+            BuildError::Link(envfs_solver::LinkError::Store(error))
+            | BuildError::LinkScript(LinkScriptError::Store(error)) => error.into(),
+            BuildError::LinkScript(error) => {
+                let this = Self::of(&error);
+                let this = match error {
+                    LinkScriptError::Failed { output, .. } if output.is_empty() => this.because("it printed nothing"),
+                    LinkScriptError::Failed { output, .. } => this.because(format!("it printed:\n{output}")),
+                    _ => this,
+                };
+                this.help(
+                    "ask for another build of the package, or leave all link scripts out with `--no-link-scripts`",
+                )
+            }
             other => Self::of(&other),
         }
     }

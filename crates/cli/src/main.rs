@@ -7,13 +7,13 @@ mod config;
 mod context;
 mod error;
 mod known;
+mod link_scripts;
 mod metadata;
 mod naming;
 mod output;
 mod progress;
 mod recipe;
 mod resolve;
-#[allow(dead_code, reason = "its users come next")]
 mod sandboxed;
 mod solving;
 mod surroundings;

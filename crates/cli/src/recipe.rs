@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args as _, FromArgMatches as _};
-use envfs_solver::{BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Question, Subdir, build};
+use envfs_solver::{
+    BuildOptions, BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Question, Subdir, build,
+};
 use envfs_store::answers::{self, Answer};
 use envfs_store::environment::{self, Environment};
 use envfs_store::name::Name;
@@ -15,6 +18,7 @@ use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::link_scripts;
 use crate::metadata;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
@@ -34,6 +38,9 @@ pub(crate) struct Recipe {
     /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
     #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_pyc: bool,
+    /// Do not run the scripts by which packages finish their installation (`bin/.<package>-post-link.sh`)
+    #[arg(long)]
+    no_link_scripts: bool,
     /// Which environment of a lock file that holds several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
@@ -42,7 +49,7 @@ pub(crate) struct Recipe {
 /// A recipe whose files were read, and whose base is there.
 pub(crate) struct Opened {
     subdir: Subdir,
-    bytecode: bool,
+    options: BuildOptions,
     source: Source,
     base: Option<Environment>,
     network: Network,
@@ -110,7 +117,10 @@ impl Recipe {
         }
         let mut opened = Opened {
             subdir: self.platform.map_or_else(current_subdir, Ok)?,
-            bytecode: !self.no_pyc,
+            options: BuildOptions {
+                bytecode: !self.no_pyc,
+                link_scripts: !self.no_link_scripts,
+            },
             source,
             base,
             network: context.network()?,
@@ -231,7 +241,11 @@ impl Opened {
         let request = BuildRequest {
             packages: contents.packages,
             wheels: contents.wheels,
-            bytecode: self.bytecode,
+            bytecode: self.options.bytecode,
+            link_scripts: self
+                .options
+                .link_scripts
+                .then(|| Arc::new(link_scripts::Sandboxed) as _),
             subdir: self.subdir,
             variables: match &self.source {
                 Source::Spec { wanted, .. } => wanted.variables(),
@@ -254,9 +268,9 @@ impl Opened {
                 environment,
                 self.subdir,
                 base,
-                self.bytecode,
+                self.options,
             )),
-            Source::Spec { args, wanted } => args.question(&self.network, wanted, self.subdir, self.bytecode)?,
+            Source::Spec { args, wanted } => args.question(&self.network, wanted, self.subdir, self.options)?,
         };
         Ok(question.map(|question| Digest::of(question.text().as_bytes())))
     }
@@ -291,7 +305,9 @@ fn found_built(environment: Environment) -> Built {
         new_packages: 0,
         written: envfs_store::ingest::Written::default(),
         clashes: Vec::new(),
-        link_scripts: Vec::new(),
+        script_outputs: Vec::new(),
+        bound: Vec::new(),
+        skipped_scripts: Vec::new(),
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget,
-    Question, QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest,
-    resolve_wheels, solve,
+    BuildOptions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock,
+    PythonTarget, Question, QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages,
+    WheelRequest, resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
@@ -142,7 +142,7 @@ impl SpecArgs {
         network: &Network,
         wanted: &Wanted,
         subdir: Subdir,
-        bytecode: bool,
+        options: BuildOptions,
     ) -> Result<Option<Question>, CliError> {
         let nothing = empty(subdir);
         let request = self.request(wanted, subdir, &nothing, &nothing)?;
@@ -156,7 +156,7 @@ impl SpecArgs {
                 .is_some()
                 .then_some(wanted.python_lock_text.as_bytes()),
             settings: &uv_settings(),
-            bytecode,
+            options,
         };
         Ok(Question::of_spec(network, &request, &question)?)
     }

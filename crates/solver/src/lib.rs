@@ -14,6 +14,7 @@ mod fetch;
 mod link;
 mod lock;
 mod network;
+mod options;
 mod package;
 mod pylock;
 mod pypi;
@@ -30,7 +31,10 @@ mod wheel_metadata;
 mod wheels;
 
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
+pub use build::{
+    BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
+    ScriptsRun, build,
+};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
@@ -39,6 +43,7 @@ pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
+pub use options::BuildOptions;
 pub use package::{LockedPackage, PackageError, link_order};
 pub use pylock::PylockError;
 pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};

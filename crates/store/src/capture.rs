@@ -379,17 +379,16 @@ pub fn commit(
 pub fn apply(store: &Store, workspace: &Workspace, digest: &Digest, layer: &Layer) -> Result<WrittenTree> {
     let base = store.tree(digest)?;
     let mut merge = Merge::from_tree(&base)?;
-    let name = format!("changes-{}", &layer.archive.to_string()[..16]);
-    add_to(&mut merge, layer, &name);
+    add_to(&mut merge, layer);
     merge.write(store, workspace, Some((*digest, &base)))
 }
 
-/// Takes out of `merge` what `layer` removes, and puts in what it brings, as the package `name`.
-pub fn add_to(merge: &mut Merge, layer: &Layer, name: &str) {
+/// Takes out of `merge` what `layer` removes, and puts in what it brings, as a package named after it.
+pub fn add_to(merge: &mut Merge, layer: &Layer) {
     for path in removed(layer) {
         merge.remove(&path);
     }
-    let package = merge.package(name);
+    let package = merge.package(&format!("changes-{}", &layer.archive.to_string()[..16]));
     for entry in &layer.entries {
         match leaf(entry) {
             Some(leaf) => merge.add(Some(package), &entry.path, leaf),

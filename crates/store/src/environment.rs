@@ -36,6 +36,9 @@ pub struct Environment {
     pub base: Option<Digest>,
     /// The packages that are not its base's, in link order.
     pub packages: Vec<Package>,
+    /// The layer of what the link scripts of `packages` wrote, if they have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_scripts: Option<Sha256>,
     /// Environment variables that activation sets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
@@ -117,6 +120,7 @@ impl Environment {
             tree,
             base: None,
             packages: Vec::new(),
+            link_scripts: None,
             variables: BTreeMap::new(),
             created_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
             added: Written::default(),

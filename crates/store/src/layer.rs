@@ -93,6 +93,14 @@ impl Store {
         }
     }
 
+    /// The layer called `name`, which something refers to.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn require_layer(&self, name: &Sha256) -> Result<Layer> {
+        self.layer(name)?.ok_or_else(|| self.missing("layer", name.to_string()))
+    }
+
     /// Whether the archive with this SHA-256 was ingested.
     #[must_use]
     pub fn has_layer(&self, archive: &Sha256) -> bool {
