@@ -21,7 +21,7 @@ use crate::error::CliError;
 const UNSET: &str = "***unset***";
 
 /// Where programs are searched if nobody says (environ(7)).
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Sources the files before `--`, then becomes the command after it. A function, so that a script that sets
 /// positional parameters sets its own; conda sources scripts in one too.
@@ -71,6 +71,7 @@ pub(crate) fn command(
         program,
         arguments,
         environment: variables.0.into_iter().collect(),
+        directory: None,
     })
 }
 

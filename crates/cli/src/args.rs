@@ -44,6 +44,9 @@ pub(crate) enum Command {
     Show(commands::show::ShowArgs),
     Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
+    /// What this program calls itself with, to run a command in a sandbox
+    #[command(hide = true, name = crate::sandboxed::COMMAND)]
+    RunInSandbox,
     /// Print the version
     Version,
 }

@@ -8,6 +8,8 @@ mod error;
 mod output;
 mod progress;
 mod resolve;
+#[allow(dead_code, reason = "its users come next")]
+mod sandboxed;
 mod solving;
 mod with;
 mod writable;
@@ -47,6 +49,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
+        Command::RunInSandbox => sandboxed::execute(),
         Command::Version => commands::version::execute(context),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_fuse::backend::BackendError;
-use envfs_fuse::kernel;
+use envfs_fuse::kernel::{self, Attributes};
 use envfs_fuse::service::Service;
 use envfs_fuse::writable::{self, State, StateRecord, WritableError};
 use envfs_store::capture::Writable;
@@ -61,6 +61,7 @@ pub(crate) fn mount(service: &Service, upper: Option<&Path>) -> Result<(), CliEr
     let record = StateRecord {
         signature: service.signature,
         mount_point: service.mount_point.clone(),
+        attributes: Attributes::default(),
     };
     let lower = kernel::mount(service).map_err(BackendError::from)?;
     Ok(writable::mount(&lower, &state, &record, service.view.tree())?)

@@ -16,6 +16,7 @@
 //! | `namespace`, `private` | a private view of the file systems for one command |
 //! | `process`, `keep`, [`server`] | the process that goes on while something is mounted, and the one that answers |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
+//! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
 //! | [`status`] | which environments are mounted |
 
@@ -35,6 +36,7 @@ pub mod fs;
 mod holders;
 mod keep;
 pub mod kernel;
+mod limits;
 pub mod link;
 pub mod mount;
 pub mod mountinfo;
@@ -42,6 +44,7 @@ mod namespace;
 mod private;
 mod process;
 pub mod run;
+pub mod sandbox;
 pub mod server;
 pub mod service;
 pub mod status;
@@ -51,5 +54,6 @@ pub mod writable;
 
 pub use boot::BootError;
 pub use exec::Command;
+pub use limits::Limits;
 pub use namespace::private_prefix;
 pub use process::ProcessError;

@@ -5,8 +5,8 @@
 //! always: the content is synced, then renamed to its name, then the directory that holds the name is synced.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,17 +108,39 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
 /// Removes a file; one that is already gone is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at("remove", path),
     }
 }
 
-/// Removes a directory with all that is in it; one that is already gone is fine.
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+/// Removes a directory with all that is in it, also directories that their owner has closed, as overlayfs leaves them; one
+/// that is already gone is fine.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            open_directories(path).and_then(|()| fs::remove_dir_all(path))
+        }
+        result => result,
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at("remove", path),
     }
+}
+
+/// Lets the owner of a directory, and of those in it, list and change them.
+fn open_directories(path: &Path) -> std::io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {

@@ -53,6 +53,7 @@ mod wire;
 pub mod workspace;
 
 pub use digest::Digest;
+pub use durable::remove_tree;
 pub use error::{Error, Result};
 pub use store::Store;
 pub use usage::Usage;

@@ -23,7 +23,7 @@ use crate::boot::{self, BootError};
 use crate::mountinfo;
 use crate::service::Service;
 
-pub use detached::Refused;
+pub use detached::{Attributes, Refused};
 
 /// Part of the name of every image: another layout must have another name.
 const IMAGE_SALT: &[u8] = b"erofs 1";
@@ -121,7 +121,7 @@ pub fn mount(service: &Service) -> Result<OwnedFd, KernelError> {
         &mountinfo::source(&service.signature),
         names.as_fd(),
         &cache.content_directories(),
-        detached::Attributes::Trusted,
+        Attributes::Trusted,
     )?)
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn check(store: &Store) -> Result<(), KernelError> {
         return Err(KernelError::NotRoot);
     }
     detached::known("erofs")?;
-    check_overlay(store, detached::Attributes::Trusted)
+    check_overlay(store, Attributes::Trusted)
 }
 
 /// Why the kernel cannot take content from `store` in the user namespace of this process, if it cannot.
@@ -142,7 +142,7 @@ pub(crate) fn check(store: &Store) -> Result<(), KernelError> {
 /// # Errors
 /// The reason.
 pub(crate) fn check_as_user(store: &Store) -> Result<(), KernelError> {
-    check_overlay(store, detached::Attributes::User)
+    check_overlay(store, Attributes::User)
 }
 
 /// What the kernel calls its version, such as `6.18.44`.
@@ -156,7 +156,7 @@ pub(crate) fn open_cache(store: &Store) -> Result<Cache, KernelError> {
 }
 
 /// An overlay without names, over the store's own directories.
-fn check_overlay(store: &Store, attributes: detached::Attributes) -> Result<(), KernelError> {
+fn check_overlay(store: &Store, attributes: Attributes) -> Result<(), KernelError> {
     let names = detached::directory(&store.mount_root())?;
     let directories = open_cache(store)?.content_directories();
     detached::overlay("envfs-probe", names.as_fd(), &directories, attributes)?;

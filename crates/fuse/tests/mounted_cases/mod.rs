@@ -4,6 +4,7 @@ mod model;
 mod mounts;
 mod prepared;
 mod runs;
+mod sandboxes;
 
 use envfs_fuse::backend::{BACKENDS, Backend};
 
@@ -59,4 +60,7 @@ pub(crate) const CASES: &[&Case] = &[
     &runs::NESTED,
     &runs::PUBLIC,
     &runs::MANY,
+    &sandboxes::WRITTEN,
+    &sandboxes::LIMITED,
+    &sandboxes::ENDED,
 ];
