@@ -12,5 +12,6 @@ mod mounted;
 mod oracle;
 mod parity;
 mod prefix;
+mod sources;
 mod with;
 mod writable;

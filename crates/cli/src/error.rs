@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
-use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
+use envfs_solver::{BuildError, ChannelError, SolveError, SourceError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::view::PrefixError;
 
@@ -181,6 +181,13 @@ impl From<BuildError> for CliError {
             BuildError::Store(error) => error.into(),
             BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
             BuildError::Link(envfs_solver::LinkError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Uv(error)) => error.into(),
+            BuildError::Source(SourceError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Failed { ref help, ref log, .. }) => Self {
+                help: help.clone(),
+                ..Self::of(&error)
+            }
+            .help(format!("all that it said is in {}", log.display())),
             other => Self::of(&other),
         }
     }

@@ -8,6 +8,7 @@ mod error;
 mod output;
 mod progress;
 mod resolve;
+mod sandbox;
 #[allow(dead_code, reason = "its users come next")]
 mod sandboxed;
 mod solving;

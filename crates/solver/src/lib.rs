@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod builder;
 mod bytecode;
 mod channel;
 mod direct_url;
@@ -18,9 +19,11 @@ mod pylock;
 mod pypi;
 mod python;
 mod python_lock;
+mod repack;
 mod requirements;
 mod retry;
 mod solve;
+mod source;
 mod spec;
 mod subdir;
 mod uv;
@@ -29,7 +32,8 @@ mod wheel_metadata;
 mod wheels;
 
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
+pub use build::{BuildError, BuildProgress, BuildRequest, Built, build, build_host};
+pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
@@ -47,9 +51,10 @@ pub use solve::{
     ChannelPriority, ExcludeNewer, ParseExcludeNewerError, Solution, SolveError, SolveRequest, VirtualPackageError,
     VirtualPackages, solve,
 };
+pub use source::{Distributions, LockedSource, SourcePlace};
 pub use spec::{Spec, SpecError};
 pub use subdir::{Subdir, UnknownSubdir};
 pub use uv::{Uv, UvError, UvOptions};
 pub use wheel::WheelError;
 pub use wheel_metadata::complete_wheels;
-pub use wheels::{InheritedBase, WheelRequest, WheelsError, resolve_wheels};
+pub use wheels::{Builds, InheritedBase, WheelRequest, WheelsError, resolve_wheels};

@@ -21,12 +21,14 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | [`built`] | wheels that were built of sources |
 //! | [`asked`] | which environment answered a question before |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod asked;
+pub mod built;
 pub mod cache;
 pub mod capture;
 pub mod digest;

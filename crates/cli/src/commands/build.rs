@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use envfs_fuse::backend::{self, BackendError};
-use envfs_solver::{BuildRequest, Built, Network, Subdir, build};
+use envfs_solver::{BuildRequest, Built, Network, SourceBuilder, Subdir, build};
 use envfs_store::Store;
 use envfs_store::digest::Digest;
 use envfs_store::environment::{self, Environment};
@@ -18,6 +18,7 @@ use crate::error::CliError;
 use crate::output;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
+use crate::sandbox::RunSandbox;
 use crate::solving::{SpecArgs, current_subdir, empty};
 
 /// Build an environment into the store and print its signature
@@ -127,13 +128,14 @@ impl BuildArgs {
         let request = BuildRequest {
             packages: contents.packages,
             wheels: contents.wheels,
+            sources: contents.sources,
             bytecode: !self.no_pyc,
             subdir,
             variables: std::collections::BTreeMap::default(),
             base,
         };
         let network = context.network()?;
-        context.block_on(run(context, &network, request))?
+        context.block_on(self.run(context, &network, request))?
     }
 
     fn build_spec(&self, context: &Context, spec: &SpecArgs, match_specs: &[String]) -> Result<Built, CliError> {
@@ -145,23 +147,33 @@ impl BuildArgs {
             let request = BuildRequest {
                 packages: solved.contents.packages,
                 wheels: solved.contents.wheels,
+                sources: solved.contents.sources,
                 bytecode: !self.no_pyc,
                 subdir,
                 variables: wanted.variables(),
                 base: wanted.base,
             };
-            run(context, &network, request).await
+            self.run(context, &network, request).await
         })?
+    }
+
+    async fn run(&self, context: &Context, network: &Network, request: BuildRequest) -> Result<Built, CliError> {
+        let bar = Bar::new(context.quiet || context.json);
+        let store = context.store()?;
+        if request.sources.is_empty() || self.spec.no_build {
+            return Ok(build(&store, network, request, None, &bar).await?);
+        }
+        let (uv, sandbox) = (context.uv()?, RunSandbox::new(context)?);
+        let builder = SourceBuilder {
+            uv: &uv,
+            sandbox: &sandbox,
+        };
+        Ok(build(&store, network, request, Some(&builder), &bar).await?)
     }
 
     fn subdir(&self) -> Result<Subdir, CliError> {
         self.platform.map_or_else(current_subdir, Ok)
     }
-}
-
-async fn run(context: &Context, network: &Network, request: BuildRequest) -> Result<Built, CliError> {
-    let bar = Bar::new(context.quiet || context.json);
-    Ok(build(&context.store()?, network, request, &bar).await?)
 }
 
 fn found(environment: Environment) -> Built {

@@ -6,12 +6,17 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use envfs_fuse::Command;
 use envfs_fuse::backend::Choice;
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::run::{self, Place, RunError};
+use envfs_fuse::sandbox::Sandbox;
+use envfs_fuse::service::Service;
+use envfs_fuse::writable::State;
 use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
+use envfs_store::workspace::Workspace;
 
 use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
@@ -41,6 +46,9 @@ pub(crate) struct RunArgs {
     /// Mount at this empty directory, for everybody, while the command runs
     #[arg(long, value_name = "PATH")]
     mount_at: Option<PathBuf>,
+    /// Let the command write into the environment; what it writes is forgotten when it has ended
+    #[arg(long, conflicts_with_all = ["mount_at", "backend"])]
+    scratch: bool,
     #[command(flatten)]
     with: WithArgs,
     #[command(flatten)]
@@ -67,6 +75,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     };
     let result = match mount_at {
         Some(path) => runner.run(&path, Place::Public)?,
+        None if args.scratch => runner.run_in_scratch()?,
         None => runner.run_privately()?,
     };
     match result {
@@ -110,8 +119,32 @@ impl Runner<'_> {
         }
     }
 
+    /// Runs the command where only it sees the environment, and what it writes there.
+    fn run_in_scratch(&self) -> Result<Result<u8, RunError>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        let (service, command) = self.prepare(&prefix)?;
+        let workspace = Workspace::create(self.store)?;
+        let sandbox = Sandbox {
+            service: &service,
+            state: &State::at(&workspace.path().join("scratch")),
+            limits: None,
+            output: None,
+        };
+        Ok(run::run_in(&sandbox, &command).map(|finished| finished.exit_code))
+    }
+
     /// Runs the command with the environment seen at `prefix`.
     fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+        let (service, command) = self.prepare(prefix)?;
+        let options = MountOptions {
+            signature: self.environment.signature,
+            allow_other: false,
+        };
+        Ok(run::run(&service, &options, place, self.choice, &command))
+    }
+
+    /// What serves the environment at `prefix`, and the command activated there.
+    fn prepare(&self, prefix: &Path) -> Result<(Service, Command), CliError> {
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,
@@ -119,11 +152,7 @@ impl Runner<'_> {
             std::env::vars_os(),
             self.command,
         )?;
-        let options = MountOptions {
-            signature: self.environment.signature,
-            allow_other: false,
-        };
-        Ok(run::run(&service, &options, place, self.choice, &command))
+        Ok((service, command))
     }
 }
 
