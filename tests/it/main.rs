@@ -12,6 +12,7 @@ mod mounted;
 mod oracle;
 mod parity;
 mod prefix;
+mod pypi;
 mod sources;
 mod with;
 mod writable;
