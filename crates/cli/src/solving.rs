@@ -261,6 +261,10 @@ impl SpecArgs {
             Err(error) if error.is_for_want_of_builds() && !self.no_build => {}
             found => return Ok(found?),
         }
+        // What a package needs depends on the version of Python, and not on who built that.
+        if let Some(python) = uv.python_like(asking.target) {
+            return Ok(resolve(Builds::By(&python))?);
+        }
         let subdir = asking.target.subdir();
         if Subdir::current() != Some(subdir) {
             return Ok(resolve(Builds::Anywhere)?);

@@ -69,8 +69,10 @@ pub struct InheritedBase<'a> {
 pub enum Builds<'a> {
     /// Nothing. Where it would help, [`WheelsError::is_for_want_of_builds`].
     No,
-    /// By any Python of this machine, for an environment that cannot run here.
+    /// By any Python that uv finds, for an environment that cannot run here.
     Anywhere,
+    /// By this Python of the machine: one like that of the environment.
+    By(&'a Path),
     /// By the Python of this environment, which has the conda packages.
     In(&'a dyn BuildSandbox, &'a Environment),
 }
@@ -237,6 +239,10 @@ fn compile(
             command
         }
         Builds::Anywhere => command,
+        Builds::By(python) => {
+            command.arg("--python").arg(python);
+            command
+        }
         Builds::In(sandbox, environment) => {
             command.args(["--python", "python"]);
             sandbox.enter(environment, &command)
