@@ -14,4 +14,5 @@ pub mod program;
 pub mod pypi;
 pub mod reference;
 pub mod seen;
+pub mod server;
 pub mod user;

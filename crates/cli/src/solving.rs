@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel,
-    Network, Parts, PythonLock, PythonTarget, Requirements, Selection, SolveRequest, SourceError, Spec, Subdir,
-    VirtualPackages, WheelRequest, WheelsError, build_host, resolve_wheels, solve,
+    BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage,
+    LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, Requirements, Selection,
+    SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError, build_host, resolve_wheels,
+    solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::resolve;
 use crate::sandbox::RunSandbox;
+use crate::surroundings::{uv_settings, variable};
 
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -61,6 +63,8 @@ pub(crate) struct Wanted {
     pub(crate) base: Option<Environment>,
     parts: Parts,
     python_lock: Option<PythonLock>,
+    /// The bytes behind that lock.
+    python_lock_text: String,
 }
 
 impl Wanted {
@@ -93,7 +97,8 @@ impl SpecArgs {
             extras: self.extras.clone(),
             groups: self.groups.clone(),
         };
-        let python_lock = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let read = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let (python_lock, python_lock_text) = read.unzip();
         let mut spec = match (&self.file, &python_lock) {
             (Some(_), Some(lock)) => Spec::from_match_specs(&[lock.python()], &[])?,
             (Some(file), None) => Spec::read(file, &parts)?,
@@ -132,7 +137,33 @@ impl SpecArgs {
             base,
             parts,
             python_lock,
+            python_lock_text: python_lock_text.unwrap_or_default(),
         })
+    }
+
+    /// What is asked for one platform, in one spelling; none if the answer depends on more than that.
+    pub(crate) fn question(
+        &self,
+        network: &Network,
+        wanted: &Wanted,
+        subdir: Subdir,
+        options: BuildOptions,
+    ) -> Result<Option<Question>, CliError> {
+        let nothing = empty(subdir);
+        let request = self.request(wanted, subdir, &nothing, &nothing)?;
+        let base = wanted.base.as_ref().map(|base| base.signature.to_string());
+        let question = QuestionContext {
+            base: base.as_deref(),
+            exclude_newer: self.exclude_newer.as_deref(),
+            parts: &wanted.parts,
+            python_lock: wanted
+                .python_lock
+                .is_some()
+                .then_some(wanted.python_lock_text.as_bytes()),
+            settings: &uv_settings(),
+            options,
+        };
+        Ok(Question::of_spec(network, &request, &question)?)
     }
 
     /// Solves for one platform: first the conda packages, then what is asked for from PyPI.
@@ -152,19 +183,7 @@ impl SpecArgs {
         let contents = pinned
             .as_ref()
             .map_or_else(|| empty(subdir), |pinned| pinned.contents.clone());
-        let virtual_packages = VirtualPackages::for_subdir(subdir, &|name| variable(name))?;
-        let request = SolveRequest {
-            spec: &wanted.spec,
-            subdir,
-            pinned: &contents.packages,
-            preferred: &preferred.packages,
-            exclude_newer: self.exclude_newer()?,
-            channel_priority: match self.no_channel_priority {
-                true => envfs_solver::ChannelPriority::Disabled,
-                false => envfs_solver::ChannelPriority::Strict,
-            },
-            virtual_packages: virtual_packages.clone(),
-        };
+        let request = self.request(wanted, subdir, &contents, preferred)?;
         let bar = Bar::waiting(context.quiet, "solving");
         let solution = solve(network, &request).await;
         bar.finish_and_clear();
@@ -180,7 +199,7 @@ impl SpecArgs {
             let asking = Asking {
                 context,
                 wanted,
-                target: &PythonTarget::of_packages(&packages, subdir, &virtual_packages)?,
+                target: &PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?,
                 packages: &packages,
                 pinned: pinned.as_ref(),
                 preferred: &preferred.wheels,
@@ -195,6 +214,27 @@ impl SpecArgs {
                 wheels: found.wheels,
                 sources: found.sources,
             },
+        })
+    }
+
+    fn request<'a>(
+        &self,
+        wanted: &'a Wanted,
+        subdir: Subdir,
+        pinned: &'a LockedContents,
+        preferred: &'a LockedContents,
+    ) -> Result<SolveRequest<'a>, CliError> {
+        Ok(SolveRequest {
+            spec: &wanted.spec,
+            subdir,
+            pinned: &pinned.packages,
+            preferred: &preferred.packages,
+            exclude_newer: self.exclude_newer()?,
+            channel_priority: match self.no_channel_priority {
+                true => envfs_solver::ChannelPriority::Disabled,
+                false => envfs_solver::ChannelPriority::Strict,
+            },
+            virtual_packages: VirtualPackages::for_subdir(subdir, &|name| variable(name))?,
         })
     }
 
@@ -276,6 +316,7 @@ impl SpecArgs {
             subdir,
             variables: BTreeMap::new(),
             bytecode: false,
+            link_scripts: None,
             base: asking.wanted.base.clone(),
         };
         let bar = Bar::new(asking.context.quiet || asking.context.json);
@@ -320,11 +361,16 @@ impl Pinned {
     }
 }
 
-/// The lock of the Python world in a file, if it is one.
-fn python_lock(path: &Path) -> Result<Option<PythonLock>, CliError> {
+/// The lock of the Python world in a file, if it is one, and all that it depends on: its text, and that of the project beside
+/// it, which it must fit.
+fn python_lock(path: &Path) -> Result<Option<(PythonLock, String)>, CliError> {
     // A file that cannot be read is a spec that cannot be read: that error says more.
     match std::fs::read_to_string(path) {
-        Ok(text) if PythonLock::is_lock(&text) => Ok(Some(PythonLock::parse(&text, path)?)),
+        Ok(text) if PythonLock::is_lock(&text) => {
+            let lock = PythonLock::parse(&text, path)?;
+            let project = std::fs::read_to_string(path.with_file_name("pyproject.toml")).unwrap_or_default();
+            Ok(Some((lock, format!("{text}\0{project}"))))
+        }
         _ => Ok(None),
     }
 }

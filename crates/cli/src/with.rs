@@ -1,19 +1,15 @@
 //! `--with`: packages on top of an environment for one mount or run, that enter neither its lock nor its name.
 //!
 //! What they become is an environment like any other, thin on the one below, found by its own signature. Which one it was
-//! is remembered for a day, so that the next run resolves nothing.
+//! is remembered as for every other question, so that the next run resolves nothing.
 
 use envfs_solver::Requirements;
 use envfs_store::Store;
-use envfs_store::asked;
 use envfs_store::environment::{Environment, PackageKind};
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::resolve;
-
-/// How long an answer is good: indexes get new versions all the time. Offline it is good for ever.
-const ANSWER_LIFE_S: u64 = 24 * 60 * 60;
+use crate::{known, resolve};
 
 /// Packages on top.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,46 +28,23 @@ impl WithArgs {
         let mut asked = Requirements::default();
         asked.add(&self.requirements, &std::env::current_dir()?)?;
         asked.check(true)?;
-        let below = resolve::environment(context, text)?;
+        let below = known::environment(context, text)?;
         if asked.is_empty() {
             return Ok(below);
         }
-        let store = context.store()?;
-        check_python(&store, &below)?;
-        let question = asked.fingerprint().map(|fingerprint| question(&below, &fingerprint));
-        if let Some(question) = &question
-            && !self.refresh
-            && let Some(answer) = asked::recall(&store, question)?
-            && (answer.age_s < ANSWER_LIFE_S || context.global.offline)
-        {
-            return Ok(answer.environment);
+        check_python(&context.store()?, &below)?;
+        let base = format!("--base={}", below.signature);
+        let added = self
+            .requirements
+            .iter()
+            .map(|requirement| format!("--pypi={requirement}"));
+        let mut arguments: Vec<String> = std::iter::once(base).chain(added).collect();
+        if !self.refresh {
+            return known::ensured(context, &arguments);
         }
-        let base = below.signature.to_string();
-        let mut arguments = vec!["--base".to_owned(), base];
-        arguments.extend(
-            self.requirements
-                .iter()
-                .map(|requirement| format!("--pypi={requirement}")),
-        );
-        let environment = resolve::build_in_child(context, &arguments)?;
-        if let Some(question) = &question {
-            asked::keep(&store, question, &environment.signature)?;
-        }
-        Ok(environment)
+        arguments.push("--refresh".to_owned());
+        resolve::ensure_in_child(context, &arguments)
     }
-}
-
-/// Everything that the answer depends on: uv also looks at variables of its own.
-fn question(below: &Environment, fingerprint: &str) -> String {
-    let is_setting = |name: &str| name.starts_with("UV_") || name == "ENVFS_NO_PYC";
-    let mut settings: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| name.to_str().is_some_and(is_setting))
-        .collect();
-    settings.sort();
-    format!(
-        "with 1\nenvironment {}\nsettings {settings:?}\n{fingerprint}",
-        below.signature
-    )
 }
 
 fn check_python(store: &Store, below: &Environment) -> Result<(), CliError> {

@@ -7,6 +7,7 @@ mod archive;
 mod build;
 mod builder;
 mod bytecode;
+mod canonical;
 mod channel;
 mod direct_url;
 mod export;
@@ -14,6 +15,7 @@ mod fetch;
 mod link;
 mod lock;
 mod network;
+mod options;
 mod package;
 mod pylock;
 mod pypi;
@@ -32,15 +34,20 @@ mod wheel_metadata;
 mod wheels;
 
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build, build_host};
+pub use build::{
+    BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
+    ScriptsRun, build, build_host,
+};
 pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
+pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
+pub use options::BuildOptions;
 pub use package::{LockedPackage, PackageError, link_order};
 pub use pylock::PylockError;
 pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};

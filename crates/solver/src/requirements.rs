@@ -12,7 +12,7 @@ mod pyproject;
 mod tests;
 mod uv_sources;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -146,32 +146,6 @@ impl Requirements {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.wanted.iter().map(Requirement::line).collect()
-    }
-
-    /// All that decides what they are resolved to, besides the indexes; none where files or repositories take part, which may
-    /// change under the same name.
-    #[must_use]
-    pub fn fingerprint(&self) -> Option<String> {
-        let all = || self.wanted.iter().chain(&self.constraints);
-        let is_fixed = |requirement: &Requirement| match &requirement.kind {
-            Kind::Pep508(parsed) => match &parsed.version_or_url {
-                Some(VersionOrUrl::Url(url)) => url.scheme() != "file",
-                _ => true,
-            },
-            Kind::Wheel(url) => url.scheme() != "file",
-            Kind::Source(_) => false,
-        };
-        let sources = &self.sources;
-        let is_remote = |place: &String| place.contains("://") && !place.starts_with("file:");
-        if !all().all(is_fixed) || !sources.find_links.iter().all(is_remote) {
-            return None;
-        }
-        let mut text = format!("{sources:?}\n");
-        for requirement in all() {
-            let _ = writeln!(text, "{} {:?}", requirement.line(), requirement.sha256);
-        }
-        let _ = writeln!(text, "of these {} are wanted", self.wanted.len());
-        Some(text)
     }
 
     /// The Pythons that the project allows, as PEP 440 writes them.

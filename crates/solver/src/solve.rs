@@ -165,6 +165,22 @@ pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solu
     solution(chosen, &channels, request)
 }
 
+/// The addresses of a request's channels, the first having priority, and its MatchSpecs in the solver's own spelling.
+///
+/// # Errors
+/// A channel or a MatchSpec makes no sense.
+pub(crate) fn resolved(
+    request: &SolveRequest<'_>,
+    network: &Network,
+) -> Result<(Vec<String>, Vec<String>), SolveError> {
+    let mut channels = channels_of(request.spec, network)?;
+    let match_specs = match_specs_of(request, &mut channels, network)?;
+    Ok((
+        channels.iter().flat_map(ResolvedChannel::urls).collect(),
+        match_specs.iter().map(ToString::to_string).collect(),
+    ))
+}
+
 /// Why there is no solution.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -197,6 +213,14 @@ pub enum SolveError {
         /// What happened.
         reason: String,
     },
+}
+
+impl SolveError {
+    /// Whether the channels could not be asked: an older answer may do.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Channel(error) if error.is_unreachable())
+    }
 }
 
 /// Whether a base has all that is asked for: then there is nothing to search, and no index to read.

@@ -140,6 +140,12 @@ impl LockedSource {
         &self.place
     }
 
+    /// Whether it is a directory, which changes under the same name.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        matches!(self.place, SourcePlace::Directory { .. })
+    }
+
     /// The digest of its archive, where it is one and the digest is known.
     #[must_use]
     pub fn sha256(&self) -> Option<[u8; 32]> {

@@ -176,6 +176,15 @@ impl WheelsError {
             _ => false,
         }
     }
+
+    const UNREACHABLE: &str = "a package index cannot be reached";
+
+    /// Whether an index could not be asked: an older answer may do.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Failed { summary, explanation, .. }
+            if *summary == Self::UNREACHABLE || explanation.contains("network was disabled"))
+    }
 }
 
 const INPUT: &str = "requirements.in";

@@ -105,6 +105,7 @@ pub async fn build_host(
         wheels: Vec::new(),
         sources: Vec::new(),
         base: None,
+        bytecode: false,
         ..request.clone()
     };
     Ok(Box::pin(build(store, network, host, None, progress)).await?.environment)

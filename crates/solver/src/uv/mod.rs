@@ -96,7 +96,13 @@ impl Uv {
         let directories = std::env::split_paths(&self.search_path).filter(|path| !path.ends_with("shims"));
         let mut command = self.command(Path::new("/"));
         command.env("PATH", std::env::join_paths(directories).ok()?);
-        command.args(["python", "find", "--system", "--no-managed-python", &target.short_version()]);
+        command.args([
+            "python",
+            "find",
+            "--system",
+            "--no-managed-python",
+            &target.short_version(),
+        ]);
         let found = PathBuf::from(self.run(&mut command).ok()?.trim());
         found.is_absolute().then_some(found)
     }

@@ -53,7 +53,7 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         help.push(
             "check the address of the index and the network; offline, what was resolved earlier still is".to_owned(),
         );
-        "a package index cannot be reached"
+        WheelsError::UNREACHABLE
     } else if says(&["Git executable not found"]) {
         help.push("install git: a package comes from a repository".to_owned());
         "a repository cannot be read"
