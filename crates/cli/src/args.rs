@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),
     Diff(commands::diff::DiffArgs),
+    Trace(commands::trace::TraceArgs),
     Store(commands::store::StoreArgs),
     /// Print the version
     Version,

@@ -45,6 +45,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Trace(args) => commands::trace::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::Version => commands::version::execute(context),
     }

@@ -14,6 +14,7 @@
 //! | [`kernel`] | without a server: an image of the names, and overlayfs |
 //! | [`link`] | without a mount: a directory of links and copies |
 //! | `namespace`, `private` | a private view of the file systems for one command |
+//! | `residency` | what is in memory, and bringing it there |
 //! | `process`, `keep`, [`server`] | the process that goes on while something is mounted, and the one that answers |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
@@ -41,6 +42,7 @@ pub mod mountinfo;
 mod namespace;
 mod private;
 mod process;
+mod residency;
 pub mod run;
 pub mod server;
 pub mod service;

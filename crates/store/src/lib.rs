@@ -21,6 +21,7 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | [`trace`] | what the first runs of a tree opened, for the next cold start |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
@@ -43,6 +44,7 @@ pub mod placeholder;
 mod shebang;
 pub mod signature;
 pub mod store;
+pub mod trace;
 pub mod tree;
 mod usage;
 mod verify;

@@ -12,5 +12,6 @@ pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod store;
+pub(crate) mod trace;
 pub(crate) mod umount;
 pub(crate) mod version;

@@ -44,6 +44,7 @@ pub(crate) const CASES: &[&Case] = &[
     &mounts::PASSTHROUGH,
     &prepared::STATUS,
     &prepared::AT_ONCE,
+    &prepared::RECORDED,
     &prepared::PREFIXES,
     &prepared::DAMAGED,
     &prepared::REFUSED,
