@@ -167,6 +167,7 @@ impl Sandbox {
                 ("P".into(), prefix.into()),
                 ("D".into(), self.directory.clone().into()),
             ],
+            directory: None,
         };
         let service = self.service(prefix, LeaseKind::Run);
         run::run(&service, &self.options(), place, Some(self.backend), &command)

@@ -80,8 +80,8 @@ impl Cache {
     /// The directories in which the content of every file that looks the same at each prefix is found by
     /// [`content_path`].
     #[must_use]
-    pub fn content_directories(&self) -> [PathBuf; 2] {
-        [self.store.path("objects"), self.root.join("small")]
+    pub fn content_directories(&self) -> Vec<PathBuf> {
+        [self.store.object_directories(), vec![self.root.join("small")]].concat()
     }
 
     /// The directory in which the content of the others is found, as they look at the prefix of `view`.
@@ -98,7 +98,7 @@ impl Cache {
     /// # Errors
     /// When the tree is damaged.
     pub fn content_file(&self, node: Node<'_>) -> Result<Option<PathBuf>> {
-        let [_, small] = self.content_directories();
+        let small = self.root.join("small");
         Ok(match node.location()? {
             Location::Object => Some(self.store.object_path(&node.digest())),
             Location::Pack(..) if node.has_placeholder() => None,

@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -169,6 +169,19 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
 }
 
+/// Gives a file another name, in place of what is called so.
+pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
+    fs::rename(path, by).at("put aside", path)
+}
+
+/// Makes now the time of a file, for those who ask when it was used. Content is as it was.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let now = TimeSpec::UTIME_NOW;
+    utimensat(nix::fcntl::AT_FDCWD, path, &now, &now, UtimensatFlags::FollowSymlink).at("set the time of", path)
+}
+
 /// Removes a file; one that is already gone is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -177,12 +190,34 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a directory with all that is in it; one that is already gone is fine.
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+/// Removes a directory with all that is in it, also directories that their owner has closed, as overlayfs leaves them; one
+/// that is already gone is fine.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            open_directories(path).and_then(|()| fs::remove_dir_all(path))
+        }
+        result => result,
+    };
+    match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at("remove", path),
     }
+}
+
+/// Lets the owner of a directory, and of those in it, list and change them.
+fn open_directories(path: &Path) -> std::io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {

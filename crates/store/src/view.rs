@@ -232,15 +232,26 @@ impl OpenFile {
         }
     }
 
+    /// The bytes from `offset`, at most `len`, where they are in memory already: of small files without a placeholder.
+    #[must_use]
+    pub fn bytes_in_memory(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        match (&self.stored, &self.plan) {
+            (ObjectBytes::Small(bytes), None) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(len).min(bytes.len());
+                Some(&bytes[start..end])
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes from `offset`, at most `len`, borrowed where they are in memory already.
     ///
     /// # Errors
     /// When the stored bytes cannot be read.
     pub fn bytes_at(&self, offset: u64, len: usize) -> Result<Cow<'_, [u8]>> {
-        if let (ObjectBytes::Small(bytes), None) = (&self.stored, &self.plan) {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            let end = start.saturating_add(len).min(bytes.len());
-            return Ok(Cow::Borrowed(&bytes[start..end]));
+        if let Some(bytes) = self.bytes_in_memory(offset, len) {
+            return Ok(Cow::Borrowed(bytes));
         }
         let mut buffer = vec![0; len];
         let read = self.read_at(offset, &mut buffer)?;

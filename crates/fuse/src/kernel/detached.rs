@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use serde::{Deserialize, Serialize};
 
 /// The kernel refused a step on the way to a mount.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +26,11 @@ pub struct Refused {
 }
 
 /// Whose extended attributes overlayfs believes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attributes {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attributes {
     /// `trusted.overlay.*`, which only root reads and writes.
+    #[default]
     Trusted,
     /// `user.overlay.*`, in a user namespace.
     User,
@@ -118,6 +121,35 @@ pub(crate) fn overlay(
         Attributes::User => "take the content of files from the store for a user, which Linux 6.16 can",
     };
     configure().map_err(refused(action, "overlayfs"))
+}
+
+/// The mount `lower` with what is written kept in `upper`; `work` is overlayfs' own, beside it. Root's renames directories
+/// of `lower`, and changes modes without copying content; in user namespaces overlayfs does neither.
+pub(crate) fn writable(
+    source: &str,
+    lower: BorrowedFd<'_>,
+    upper: &Path,
+    work: &Path,
+    attributes: Attributes,
+) -> Result<OwnedFd, Refused> {
+    let configure = || {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), "upperdir", c_path(upper)?)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), "workdir", c_path(work)?)?;
+        match attributes {
+            Attributes::Trusted => {
+                rustix::mount::fsconfig_set_string(context.as_fd(), "redirect_dir", "on")?;
+                rustix::mount::fsconfig_set_string(context.as_fd(), "metacopy", "on")?;
+            }
+            Attributes::User => rustix::mount::fsconfig_set_flag(context.as_fd(), "userxattr")?,
+        }
+        rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", lower)?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    configure().map_err(refused("mount an overlay that is written to", "overlayfs"))
 }
 
 /// The mount whose requests come through `device`, for the user and group of this process.

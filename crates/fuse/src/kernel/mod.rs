@@ -31,7 +31,7 @@ use crate::mountinfo;
 use crate::service::Service;
 
 pub(crate) use company::accompany;
-pub use detached::Refused;
+pub use detached::{Attributes, Refused};
 
 /// Part of the name of every image: another layout must have another name.
 const IMAGE_SALT: &[u8] = b"erofs 2";
@@ -167,12 +167,7 @@ pub fn mount(service: &Service) -> Result<OwnedFd, KernelError> {
         Patched::Image(image) => ContentLayer::Mount(image.as_fd()),
     }));
     let source = mountinfo::source(&service.signature);
-    Ok(detached::overlay(
-        &source,
-        names.as_fd(),
-        &layers,
-        detached::Attributes::Trusted,
-    )?)
+    Ok(detached::overlay(&source, names.as_fd(), &layers, Attributes::Trusted)?)
 }
 
 /// Where the files are as they look at one prefix.
@@ -220,7 +215,7 @@ pub(crate) fn check(store: &Store) -> Result<(), KernelError> {
         return Err(KernelError::NotRoot);
     }
     detached::known("erofs")?;
-    check_overlay(store, detached::Attributes::Trusted)
+    check_overlay(store, Attributes::Trusted)
 }
 
 /// Why the kernel cannot take content from `store` in the user namespace of this process, if it cannot.
@@ -228,7 +223,7 @@ pub(crate) fn check(store: &Store) -> Result<(), KernelError> {
 /// # Errors
 /// The reason.
 pub(crate) fn check_as_user(store: &Store) -> Result<(), KernelError> {
-    check_overlay(store, detached::Attributes::User)
+    check_overlay(store, Attributes::User)
 }
 
 /// What the kernel calls its version, such as `6.18.44`.
@@ -242,10 +237,10 @@ pub(crate) fn open_cache(store: &Store) -> Result<Cache, KernelError> {
 }
 
 /// An overlay without names, over the store's own directories.
-fn check_overlay(store: &Store, attributes: detached::Attributes) -> Result<(), KernelError> {
+fn check_overlay(store: &Store, attributes: Attributes) -> Result<(), KernelError> {
     let names = detached::directory(&store.mount_root())?;
     let directories = open_cache(store)?.content_directories();
-    let layers = directories.each_ref().map(|path| ContentLayer::Directory(path));
+    let layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
     detached::overlay("envfs-probe", names.as_fd(), &layers, attributes)?;
     Ok(())
 }

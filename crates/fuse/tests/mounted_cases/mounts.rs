@@ -174,8 +174,10 @@ pub(crate) const DEAD: Case = Case {
             (State::Serving, Some(sandbox.signature))
         );
         assert_eq!(status.uid, Some(nix::unistd::getuid().as_raw()));
-        let pid = Pid::from_raw(i32::try_from(status.pid.unwrap()).unwrap());
-        kill(pid, Signal::SIGKILL).unwrap();
+        for pid in [status.keeper_pid, status.pid] {
+            let pid = Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
         eventually("it is dead", || {
             sandbox.statuses().iter().all(|status| status.state == State::Dead)
         });
@@ -195,9 +197,10 @@ pub(crate) const SIGNALLED: Case = Case {
     needs: Needs::PublicMount,
     by: FUSE,
     run: |sandbox| {
-        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        for (signal, to_keeper) in [(Signal::SIGTERM, false), (Signal::SIGINT, true), (Signal::SIGHUP, true)] {
             sandbox.mount();
-            let pid = sandbox.statuses().pop().unwrap().pid.unwrap();
+            let status = sandbox.statuses().pop().unwrap();
+            let pid = if to_keeper { status.keeper_pid } else { status.pid }.unwrap();
             kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
             eventually("it unmounts", || sandbox.statuses().is_empty());
             sandbox.assert_nothing_is_left();
