@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Rollback(commands::rollback::RollbackArgs),
     Pin(commands::pin::PinArgs),
     Owner(commands::owner::OwnerArgs),
+    Gc(commands::gc::GcArgs),
     Store(commands::store::StoreArgs),
     /// Print the version
     Version,

@@ -5,6 +5,7 @@ mod activate;
 mod args;
 mod context;
 mod error;
+mod machine;
 mod naming;
 mod output;
 mod progress;
@@ -52,6 +53,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Rollback(args) => commands::rollback::execute(context, args),
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Gc(args) => commands::gc::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::Version => commands::version::execute(context),
     }

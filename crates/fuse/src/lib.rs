@@ -49,7 +49,7 @@ mod supervise;
 pub mod unmount;
 pub mod writable;
 
-pub use boot::BootError;
+pub use boot::{BootError, current as current_boot};
 pub use exec::Command;
 pub use namespace::private_prefix;
 pub use process::ProcessError;

@@ -123,10 +123,10 @@ pub async fn build(
     request: BuildRequest,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
-    let _shared = store.share()?;
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }
+    // While it lives, nothing is unlinked that is found in the store from here on.
     let destination = Destination {
         store: store.clone(),
         workspace: Arc::new(Workspace::create(store)?),
@@ -177,7 +177,11 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .map(Sha256::from_bytes)
             .collect(),
     );
-    Ok(environment::get(store, &signature)?.map(reused))
+    let found = environment::get(store, &signature)?;
+    if found.is_some() {
+        environment::touch(store, &signature);
+    }
+    Ok(found.map(reused))
 }
 
 fn reused(environment: Environment) -> Built {

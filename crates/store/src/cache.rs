@@ -10,12 +10,13 @@
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
-//! the boot that wrote it, because after a crash a file may have its name and not its bytes. What the running boot wrote
-//! is never removed here, because mounts may stand on it; what earlier boots of the same machine wrote, nobody uses.
+//! the boot that wrote it, because after a crash a file may have its name and not its bytes. Of what the running boot wrote
+//! only a collection removes something, which knows what is mounted; what earlier boots of the same machine wrote, nobody
+//! uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, FileTimes, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -81,6 +82,70 @@ impl Cache {
             store: store.clone(),
             root,
         })
+    }
+
+    /// The cache of `store` for `boot`, if there is one already.
+    pub(crate) fn existing(store: &Store, boot: &Boot) -> Option<Self> {
+        let root = store.path("cache").join(&boot.id);
+        root.join("machine").exists().then(|| Self {
+            store: store.clone(),
+            root,
+        })
+    }
+
+    /// Adds to `keep` what a mount of `view` needs; its images have one of the properties `salts`.
+    pub(crate) fn keep(&self, keep: &mut Keep, tree: &Digest, view: &View, salts: &[&[u8]]) -> Result<()> {
+        let images = salts.iter().map(|salt| self.image_path(tree, view, salt));
+        keep.files.extend(images);
+        let directory = self.root.join("patched");
+        for node in view.tree().files(false) {
+            let node = node?;
+            if node.has_placeholder() {
+                keep.files.insert(sharded(&directory, &content_name(view, node)?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes up to `limit` files that `keep` does not name and that are copies of no object of which `is_live` is true.
+    /// Images go first: whoever finds one trusts that its content is there.
+    pub(crate) fn evict(
+        &self,
+        keep: &Keep,
+        is_live: &dyn Fn(&Digest) -> bool,
+        limit: u64,
+        dry_run: bool,
+    ) -> Result<Evicted> {
+        let mut evicted = Evicted::default();
+        let shards = |part: &str| crate::store::list(&self.root.join(part));
+        let mut paths = shards("images")?;
+        for part in ["patched", "small", "dated"] {
+            for shard in shards(part)? {
+                paths.extend(crate::store::list(&shard)?);
+            }
+        }
+        for path in paths {
+            if evicted.files >= limit && !dry_run {
+                break;
+            }
+            let Ok(metadata) = path.symlink_metadata() else {
+                continue;
+            };
+            let part = path.strip_prefix(&self.root).ok().and_then(|path| path.iter().next());
+            let is_kept = match part.and_then(|part| part.to_str()) {
+                Some("small") => named(&path).is_none_or(|digest| is_live(&digest)),
+                Some("dated") => keep.is_linking || metadata.nlink() > 1,
+                _ => keep.files.contains(&path),
+            };
+            if !is_kept {
+                evicted.files += 1;
+                evicted.bytes += metadata.blocks() * 512;
+                if !dry_run {
+                    durable::remove(&path)?;
+                }
+            }
+        }
+        Ok(evicted)
     }
 
     /// The directories in which the content of every file is found by [`Cache::content_path`].
@@ -239,6 +304,25 @@ impl Filled {
             error => Err(error),
         }
     }
+}
+
+/// What mounts need of the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Keep {
+    files: HashSet<PathBuf>,
+    /// Whether somebody may be about to link what nothing links to yet.
+    pub(crate) is_linking: bool,
+}
+
+/// What was removed from the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Evicted {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+fn named(path: &Path) -> Option<Digest> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 /// Copies the content of `node` into `file`, and gives it its time and the mode 0444, or 0555 if it is executable. On the

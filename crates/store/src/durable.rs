@@ -105,6 +105,25 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
 }
 
+/// Moves a file, and says whether it was there. Not durable until the directories are synced.
+pub(crate) fn move_file(from: &Path, to: &Path) -> Result<bool> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        result => result.at("move", from).map(|()| true),
+    }
+}
+
+/// Moves a directory that nobody else writes to.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).at("move", from)
+}
+
+/// Sets the modification time of a file to now.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    let file = File::open(path).at("open", path)?;
+    file.set_modified(std::time::SystemTime::now()).at("touch", path)
+}
+
 /// Removes a file; one that is already gone is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {

@@ -13,6 +13,7 @@ use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::ingest::Written;
 use crate::store::Store;
+use crate::trash;
 use crate::workspace::Workspace;
 
 /// The version of the record's fields. A reader refuses any other.
@@ -130,7 +131,23 @@ impl Environment {
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
         let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
         text.push(b'\n');
+        // A record in its place keeps all that it refers to in its place: nothing is moved between here and there.
+        let _shared = store.share()?;
+        self.secure(store)?;
         durable::write(workspace.path(), &path(store, &self.signature), &text)
+    }
+
+    /// Puts back what a collection has moved of what the record refers to. The layers are only for later builds: one that
+    /// is gone is brought again then.
+    fn secure(&self, store: &Store) -> Result<()> {
+        if let Some(base) = &self.base {
+            secure_record(store, base)?;
+        }
+        store.secure_tree(&self.tree, self.base.is_some())?;
+        for package in &self.packages {
+            let _ = store.has_layer(&package.sha256);
+        }
+        Ok(())
     }
 
     /// All its packages, those of its base first.
@@ -183,6 +200,44 @@ pub fn load(store: &Store, signature: &Digest) -> Result<Environment> {
     get(store, signature)?.ok_or_else(|| store.missing("environment", signature.to_string()))
 }
 
+/// When the environment was last mounted, run, built or found built: the modification time of its record, in seconds since
+/// 1970-01-01 UTC.
+///
+/// # Errors
+/// When there is no such environment.
+pub fn last_used_unix_s(store: &Store, signature: &Digest) -> Result<u64> {
+    let path = path(store, signature);
+    let modified = path
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .at("inspect", &path)?;
+    Ok(modified
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs()))
+}
+
+/// Notes that the environment is used now. Of a store that belongs to somebody else the use is not noted.
+pub fn touch(store: &Store, signature: &Digest) {
+    let _ = durable::touch(&path(store, signature));
+}
+
+/// Puts the record of an environment back into its place, with all that it refers to.
+fn secure_record(store: &Store, signature: &Digest) -> Result<()> {
+    let place = path(store, signature);
+    if place.exists() {
+        return Ok(());
+    }
+    let name = format!("{signature}.json");
+    let missing = || store.missing("environment", signature.to_string());
+    let aside = trash::find(store.root(), "environments", &name).ok_or_else(missing)?;
+    let bytes = std::fs::read(&aside).at("read", &aside)?;
+    parse(store, signature, &bytes)?.secure(store)?;
+    match trash::restore(store.root(), "environments", &place) {
+        true => Ok(()),
+        false => Err(missing()),
+    }
+}
+
 /// The environment whose signature is `text` or starts with it.
 ///
 /// # Errors
@@ -225,11 +280,11 @@ pub fn find(store: &Store, text: &str) -> Result<Environment, FindError> {
 pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
     Ok(signatures(store)?
         .iter()
-        .map(|signature| load(store, signature))
+        .filter_map(|signature| get(store, signature).transpose())
         .collect())
 }
 
-fn signatures(store: &Store) -> Result<Vec<Digest>> {
+pub(crate) fn signatures(store: &Store) -> Result<Vec<Digest>> {
     let paths = crate::store::list(&store.path("environments"))?;
     Ok(paths
         .iter()
@@ -253,7 +308,7 @@ fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment>
     Ok(environment)
 }
 
-fn path(store: &Store, signature: &Digest) -> PathBuf {
+pub(crate) fn path(store: &Store, signature: &Digest) -> PathBuf {
     store.path("environments").join(format!("{signature}.json"))
 }
 
@@ -267,7 +322,10 @@ mod tests {
         let workspace = Workspace::create(&store).unwrap();
         for signature in signatures {
             let signature = format!("{signature:0<64}").parse().unwrap();
-            let environment = Environment::new(signature, "linux-64".into(), Digest::of(b"tree"));
+            let tree = crate::tree::merge::Merge::new()
+                .write(&store, &workspace, None)
+                .unwrap();
+            let environment = Environment::new(signature, "linux-64".into(), tree.digest);
             environment.publish(&store, &workspace).unwrap();
         }
         (directory, store)

@@ -4,11 +4,13 @@
 //! leases sweeps it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::environment;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
 use crate::store::Store;
@@ -21,6 +23,8 @@ pub enum LeaseKind {
     Mount,
     /// A command runs in it.
     Run,
+    /// It is about to be mounted or run.
+    Claim,
 }
 
 /// What a lease says.
@@ -57,6 +61,10 @@ impl Lease {
             record.pid,
             &Digest::of(record.mount_point.as_os_str().as_encoded_bytes()).to_string()[..16]
         );
+        Self::take_as(store, &name, record)
+    }
+
+    fn take_as(store: &Store, name: &str, record: &LeaseRecord) -> Result<Self> {
         let path = store.path("leases").join(name);
         let lock = FileLock::transient(&path)?;
         let mut text = serde_json::to_vec(record).map_err(|error| Error::corrupt(&path, error.to_string()))?;
@@ -66,6 +74,36 @@ impl Lease {
         file.write_all(&text).at("write", &path)?;
         Ok(Self { _lock: lock })
     }
+}
+
+/// Takes the environment `signature` for something that is about to be mounted at `mount_point`, before anything else
+/// holds it: from here on it is not collected. Notes that it is used.
+///
+/// # Errors
+/// When it is not in the store. Of a store that may only be read nothing can be taken, and nothing is.
+pub fn claim(store: &Store, signature: &Digest, mount_point: &Path) -> Result<Option<Lease>> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let _shared = store.share()?;
+    environment::load(store, signature)?;
+    environment::touch(store, signature);
+    let record = LeaseRecord {
+        kind: LeaseKind::Claim,
+        signature: *signature,
+        mount_point: mount_point.to_owned(),
+        pid: std::process::id(),
+        uid: nix::unistd::getuid().as_raw(),
+        started_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
+    };
+    let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
+    match Lease::take_as(store, &name, &record) {
+        Err(Error::Io { source, .. }) if is_read_only(&source) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// The leases that are held now. Sweeps those whose processes are gone.

@@ -24,6 +24,7 @@
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
+//! | [`gc`], `trash` | collection: what nothing keeps goes, and until nobody can rely on it may come back |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod cache;
@@ -32,6 +33,7 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+pub mod gc;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
@@ -48,6 +50,7 @@ pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;
+mod trash;
 pub mod tree;
 mod usage;
 mod verify;

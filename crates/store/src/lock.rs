@@ -2,7 +2,8 @@
 //!
 //! | lock | shared | exclusive |
 //! | --- | --- | --- |
-//! | `lock` of the store | whoever reads or adds | whoever removes |
+//! | `lock` of the store | for moments: between a look at something and the reference that keeps it | for moments: whoever moves things to the trash |
+//! | `refs/.lock`, `roots/*/.lock` | | whoever changes a name, a pin or an owner |
 //! | `tmp/<name>.lock` | | whoever makes the thing called `<name>`; others wait, then find it made |
 //! | `tmp/work-*/lock` | | the process that writes drafts there; without it the directory is swept |
 

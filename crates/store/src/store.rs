@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/
 //!   FORMAT            version and feature sets
-//!   lock              shared by who reads or adds, exclusive for who removes
+//!   lock              held for moments, see [`crate::lock`]
 //!   objects/ab/<hex>  whole files of 128 KiB and more, mode 0444, named by the BLAKE3 of their bytes
 //!   packs/<id>.pack   the small files of one ingest
 //!   layers/<sha256>   the files of one package archive
@@ -14,10 +14,12 @@
 //!   cache/            copies for the kernel, trusted only in the boot that made them
 //!   linked/           which directories hold linked environments
 //!   writable/         what was written into writable mounts
+//!   refs/ roots/      names, pins and owners: what is kept
+//!   trash/            what a collection removed and may still come back
 //!   tmp/              drafts; swept when their process is gone
 //! ```
 //!
-//! Everything but `tmp`, `leases`, `cache`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
+//! Everything but `tmp`, `leases`, `refs`, `roots`, `trash`, `cache`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
 use std::collections::HashMap;
@@ -33,6 +35,7 @@ use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
 use crate::pack::{self, PackEntry};
+use crate::trash;
 
 /// The version of the layout above. A store of another version is refused, so a new one needs a migration.
 pub const FORMAT_VERSION: u32 = 1;
@@ -55,6 +58,8 @@ struct PackCache {
     index: HashMap<Digest, (Digest, PackEntry)>,
     /// The packs that [`PackCache::index`] covers.
     indexed: std::collections::HashSet<PathBuf>,
+    /// Packs that are not there any more, so that hints at them cost nothing.
+    gone: std::collections::HashSet<Digest>,
 }
 
 /// The content of `FORMAT`.
@@ -145,12 +150,18 @@ impl Store {
         self.path("tmp")
     }
 
-    /// Holds the store so that nothing is removed while the lock lives.
+    /// Keeps collections from removing anything while the lock lives. It is to be held for moments only: between a look
+    /// at something and the reference that keeps it.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
     pub fn share(&self) -> Result<FileLock> {
         FileLock::shared(&self.path("lock"))
+    }
+
+    /// Waits until nobody holds [`Store::share`], for who removes things.
+    pub(crate) fn exclude(&self) -> Result<FileLock> {
+        FileLock::exclusive(&self.path("lock"))
     }
 
     /// Holds the making of the thing called `name`: who comes second waits, and then finds it made.
@@ -184,7 +195,13 @@ impl Store {
                 }
                 Ok(ObjectBytes::Whole(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search_packs(digest, size_bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let hint = match location {
+                    Location::Pack(pack, _) => Some(pack),
+                    Location::Object => None,
+                };
+                self.search(digest, size_bytes, hint)
+            }
             Err(source) => Err(Error::Io {
                 action: "open",
                 path,
@@ -234,6 +251,15 @@ impl Store {
     /// When the packs cannot be listed.
     pub fn refresh(&self) -> Result<()> {
         self.index_packs(&mut self.packs())
+    }
+
+    /// Forgets all packs if one of those that are known was removed: who starts to write must not rely on it.
+    pub(crate) fn forget_removed_packs(&self) -> Result<()> {
+        if self.packs().indexed.is_empty() {
+            Ok(())
+        } else {
+            self.reload()
+        }
     }
 
     /// Where a whole object is, or would be.
@@ -325,19 +351,79 @@ impl Store {
         (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    fn search_packs(&self, digest: &Digest, size_bytes: u64) -> Result<ObjectBytes> {
-        self.refresh()?;
-        let found = self.packs().index.get(digest).copied();
-        let Some((pack, entry)) = found else {
-            return Err(self.missing("object", digest.to_string()));
-        };
-        match self.read_packed(&pack, entry.offset_bytes, digest, size_bytes) {
-            Some(bytes) => Ok(ObjectBytes::Small(bytes)),
-            None => Err(Error::corrupt(
+    /// The object wherever it is: in a pack that was written since, or removed and not yet unlinked.
+    fn search(&self, digest: &Digest, size_bytes: u64, hint: Option<Digest>) -> Result<ObjectBytes> {
+        if let Some(found) = self.find_packed(digest, size_bytes) {
+            return Ok(ObjectBytes::Small(found));
+        }
+        self.reload()?;
+        if let Some(found) = self.find_packed(digest, size_bytes) {
+            return Ok(ObjectBytes::Small(found));
+        }
+        let path = self.object_path(digest);
+        if trash::restore(self.root(), "objects", &path) {
+            return Ok(ObjectBytes::Whole(File::open(&path).at("open", &path)?));
+        }
+        if let Some(pack) = hint
+            && trash::restore(self.root(), "packs", &self.pack_path(&pack))
+        {
+            self.reload()?;
+        }
+        let known = self.packs().index.get(digest).copied();
+        match (self.find_packed(digest, size_bytes), known) {
+            (Some(found), _) => Ok(ObjectBytes::Small(found)),
+            (None, Some((pack, _))) => Err(Error::corrupt(
                 &self.pack_path(&pack),
                 format!("object {digest} is not what its name says"),
             )),
+            (None, None) => Err(self.missing("object", digest.to_string())),
         }
+    }
+
+    fn find_packed(&self, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
+        let (pack, entry) = self.packs().index.get(digest).copied()?;
+        self.read_packed(&pack, entry.offset_bytes, digest, size_bytes)
+    }
+
+    /// Forgets what is known of packs that were removed, and looks at those that were added.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let mut packs = self.packs();
+        let is_current = packs.indexed.iter().all(|path| path.exists());
+        if !is_current {
+            packs.index.clear();
+            packs.indexed.clear();
+            // Whoever has one open reads on; a hint at it leads nowhere new.
+            packs.open.clear();
+        }
+        packs.gone.clear();
+        self.index_packs(&mut packs)
+    }
+
+    /// Makes sure that the object is in its place, from where a collection may have moved it.
+    ///
+    /// # Errors
+    /// When it is not in the store.
+    pub(crate) fn secure_object(&self, digest: &Digest, location: Location, secured: &mut Secured) -> Result<()> {
+        if let Location::Pack(pack, _) = location
+            && secured.has_pack(self, pack)
+        {
+            return Ok(());
+        }
+        let path = self.object_path(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let known = self.packs().index.get(digest).copied();
+        if known.is_some_and(|(pack, _)| secured.has_pack(self, pack)) || trash::restore(self.root(), "objects", &path)
+        {
+            return Ok(());
+        }
+        self.reload()?;
+        let known = self.packs().index.get(digest).copied();
+        if known.is_some() {
+            return Ok(());
+        }
+        Err(self.missing("object", digest.to_string()))
     }
 
     fn open_pack(&self, id: &Digest) -> Result<Arc<File>> {
@@ -345,8 +431,19 @@ impl Store {
         if let Some(file) = packs.open.get(id) {
             return Ok(Arc::clone(file));
         }
+        if packs.gone.contains(id) {
+            return Err(self.missing("pack", id.to_string()));
+        }
         let path = self.pack_path(id);
-        let file = Arc::new(File::open(&path).at("open", &path)?);
+        let file = match File::open(&path) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    packs.gone.insert(*id);
+                }
+                return Err(error).at("open", &path);
+            }
+        };
         packs.open.insert(*id, Arc::clone(&file));
         Ok(file)
     }
@@ -361,8 +458,14 @@ impl Store {
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse().ok());
             if let Some(id) = id {
-                for entry in pack::read_index(&path)? {
-                    packs.index.insert(entry.digest, (id, entry));
+                match pack::read_index(&path) {
+                    Ok(entries) => {
+                        for entry in entries {
+                            packs.index.insert(entry.digest, (id, entry));
+                        }
+                    }
+                    Err(error) if error.is_gone() => continue, // since it was listed
+                    Err(error) => return Err(error),
                 }
             }
             packs.indexed.insert(path);
@@ -373,6 +476,20 @@ impl Store {
     fn packs(&self) -> std::sync::MutexGuard<'_, PackCache> {
         // The cache holds only what was read from immutable files, so it is right whoever panicked.
         self.0.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which packs are known to be in their place, so that each is looked for once.
+#[derive(Debug, Default)]
+pub(crate) struct Secured(HashMap<Digest, bool>);
+
+impl Secured {
+    /// Whether the pack is in its place, put back if a collection has moved it.
+    fn has_pack(&mut self, store: &Store, pack: Digest) -> bool {
+        *self.0.entry(pack).or_insert_with(|| {
+            let path = store.pack_path(&pack);
+            path.exists() || trash::restore(store.root(), "packs", &path)
+        })
     }
 }
 

@@ -67,7 +67,6 @@ pub(crate) fn execute(context: &Context, args: &CommitArgs) -> Result<ExitCode, 
 
 /// The environment with the changes; the same one, if there are none.
 fn commit(store: &Store, opened: &Opened) -> Result<Environment, CliError> {
-    let _shared = store.share()?;
     let workspace = Workspace::create(store)?;
     Ok(match opened.as_writable().capture(store, &workspace)? {
         None => opened.environment.clone(),

@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod diff;
 pub(crate) mod discard;
 pub(crate) mod export;
+pub(crate) mod gc;
 pub(crate) mod lock;
 pub(crate) mod ls;
 pub(crate) mod mount;

@@ -119,7 +119,9 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     // Before anything is built: a directory that cannot be mounted on stays one.
     let mount_point = mount::check_mount_point(path)?;
     let environment = resolve::environment(context, environment)?;
-    let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;
+    let store = context.store()?;
+    context.claim(&store, &environment.signature, &mount_point)?;
+    let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,
         allow_other: args.allow_other,

@@ -57,6 +57,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let environment = resolve::environment(context, &args.environment)?;
     let store = context.store()?;
     let runner = Runner {
+        context,
         store: &store,
         environment: &environment,
         command: &args.command,
@@ -81,6 +82,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
 }
 
 struct Runner<'a> {
+    context: &'a Context,
     store: &'a Store,
     environment: &'a Environment,
     command: &'a [OsString],
@@ -109,6 +111,7 @@ impl Runner<'_> {
 
     /// Runs the command with the environment seen at `prefix`.
     fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+        self.context.claim(self.store, &self.environment.signature, prefix)?;
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,

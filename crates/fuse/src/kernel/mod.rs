@@ -34,6 +34,9 @@ const INCOMPLETE_SALT: &[u8] = b"erofs 1, incomplete";
 /// What says that all content is there, where there is no image.
 const CONTENT_SALT: &[u8] = b"content 1";
 
+/// All that enters the names of what is made for a mount of a tree.
+pub const SALTS: [&[u8]; 3] = [IMAGE_SALT, INCOMPLETE_SALT, CONTENT_SALT];
+
 /// The kernel cannot serve an environment by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
