@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod resolve;
 mod solving;
+mod stable;
 mod units;
 mod writable;
 

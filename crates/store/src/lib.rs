@@ -21,7 +21,7 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
-//! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
+//! | `ledger`, [`name`], [`names`], [`links`], [`roots`] | what people call environments, where that is seen, and what else is kept |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | [`gc`], `trash` | collection: what nothing keeps goes, and until nobody can rely on it may come back |
@@ -39,6 +39,7 @@ pub mod layer;
 pub mod lease;
 mod ledger;
 pub mod linked;
+pub mod links;
 pub mod lock;
 pub mod name;
 pub mod names;

@@ -195,13 +195,7 @@ impl Store {
                 }
                 Ok(ObjectBytes::Whole(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let hint = match location {
-                    Location::Pack(pack, _) => Some(pack),
-                    Location::Object => None,
-                };
-                self.search(digest, size_bytes, hint)
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search(digest, size_bytes),
             Err(source) => Err(Error::Io {
                 action: "open",
                 path,
@@ -241,8 +235,30 @@ impl Store {
             return Ok(location);
         }
         self.refresh()?;
+        if let Some(location) = self.locate(digest)? {
+            return Ok(location);
+        }
+        self.recover(digest)?;
         self.locate(digest)?
             .ok_or_else(|| self.missing("object", digest.to_string()))
+    }
+
+    /// Puts the object back into its place, or the pack that holds it, if a collection has moved it.
+    fn recover(&self, digest: &Digest) -> Result<()> {
+        if trash::restore(self.root(), "objects", &self.object_path(digest)) {
+            return Ok(());
+        }
+        for aside in trash::all(self.root(), "packs") {
+            // It may be unlinked, or brought back by somebody else, at any moment.
+            let entries = pack::read_index(&aside).unwrap_or_default();
+            if entries.iter().any(|entry| entry.digest == *digest)
+                && let Some(name) = aside.file_name()
+            {
+                trash::restore(self.root(), "packs", &self.path("packs").join(name));
+            }
+        }
+        // Somebody else may have been faster.
+        self.reload()
     }
 
     /// Looks at the packs again, for those that other processes have added.
@@ -352,7 +368,7 @@ impl Store {
     }
 
     /// The object wherever it is: in a pack that was written since, or removed and not yet unlinked.
-    fn search(&self, digest: &Digest, size_bytes: u64, hint: Option<Digest>) -> Result<ObjectBytes> {
+    fn search(&self, digest: &Digest, size_bytes: u64) -> Result<ObjectBytes> {
         if let Some(found) = self.find_packed(digest, size_bytes) {
             return Ok(ObjectBytes::Small(found));
         }
@@ -360,14 +376,10 @@ impl Store {
         if let Some(found) = self.find_packed(digest, size_bytes) {
             return Ok(ObjectBytes::Small(found));
         }
+        self.recover(digest)?;
         let path = self.object_path(digest);
-        if trash::restore(self.root(), "objects", &path) {
-            return Ok(ObjectBytes::Whole(File::open(&path).at("open", &path)?));
-        }
-        if let Some(pack) = hint
-            && trash::restore(self.root(), "packs", &self.pack_path(&pack))
-        {
-            self.reload()?;
+        if let Ok(file) = File::open(&path) {
+            return Ok(ObjectBytes::Whole(file));
         }
         let known = self.packs().index.get(digest).copied();
         match (self.find_packed(digest, size_bytes), known) {
@@ -414,13 +426,11 @@ impl Store {
             return Ok(());
         }
         let known = self.packs().index.get(digest).copied();
-        if known.is_some_and(|(pack, _)| secured.has_pack(self, pack)) || trash::restore(self.root(), "objects", &path)
-        {
+        if known.is_some_and(|(pack, _)| secured.has_pack(self, pack)) {
             return Ok(());
         }
-        self.reload()?;
-        let known = self.packs().index.get(digest).copied();
-        if known.is_some() {
+        self.recover(digest)?;
+        if path.exists() || self.packs().index.contains_key(digest) {
             return Ok(());
         }
         Err(self.missing("object", digest.to_string()))

@@ -48,6 +48,18 @@ pub(crate) fn find(root: &Path, kind: &str, name: &str) -> Option<PathBuf> {
     asides.find(|aside| aside.exists())
 }
 
+/// Everything of this kind that can come back.
+pub(crate) fn all(root: &Path, kind: &str) -> Vec<PathBuf> {
+    let generations = crate::store::list(&root.join("trash")).unwrap_or_default();
+    let kinds = generations
+        .iter()
+        .filter(|path| is_generation(path))
+        .map(|path| path.join(kind));
+    kinds
+        .flat_map(|directory| crate::store::list(&directory).unwrap_or_default())
+        .collect()
+}
+
 /// What one collection removes.
 pub(crate) struct Generation {
     path: PathBuf,

@@ -8,7 +8,7 @@ use envfs_store::gc::{self, Collected, Options};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::machine::ThisMachine;
-use crate::{output, units};
+use crate::{output, stable, units};
 
 /// Remove environments that nothing keeps, and what only they held
 #[derive(Debug, clap::Args)]
@@ -47,6 +47,9 @@ pub(crate) fn execute(context: &Context, args: &GcArgs) -> Result<ExitCode, CliE
         max_bytes: args.max_size,
         dry_run: args.dry_run,
     };
+    if !args.dry_run {
+        stable::retire(&store)?;
+    }
     let collected = gc::collect(&store, &options, &ThisMachine { store: &store })?;
     if context.json {
         context.print_json(&collected)?;
