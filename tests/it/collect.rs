@@ -147,6 +147,73 @@ fn what_is_used_stays_and_the_rest_goes() {
 }
 
 #[test]
+fn what_keeps_something_and_what_it_takes_is_told() {
+    let world = World::new();
+    let envfs = &world.envfs;
+    let base = world.build(&[0]);
+    let mut arguments = world.specs(&[0, 1]);
+    arguments.extend(["--base".to_owned(), base.clone()]);
+    let heir = envfs.build(arguments).to_string();
+    let free = world.build(&[5]);
+    envfs.run(["name", "set", "proj:x", &heir]);
+    envfs.run(["pin", "add", &heir, "--for", "1d", "--reason", "paper"]);
+    let why = |what: &str| -> serde_json::Value {
+        serde_json::from_str(&envfs.try_run(["--json", "why", what]).stdout).unwrap()
+    };
+    assert_eq!(why(&base)[0]["reasons"][0]["kind"], "base");
+    let reasons = &why("proj:x")[0]["reasons"];
+    assert_eq!(
+        (&reasons[0]["kind"], &reasons[1]["reason"]),
+        (&"name".into(), &"paper".into())
+    );
+    assert_eq!(why("tool-0").as_array().unwrap().len(), 2);
+    assert_eq!(why("tool-5")[0]["signature"], free);
+    assert_eq!(envfs.try_run(["why", &free]).status.code(), Some(1));
+    let object = files_below(&envfs.store_path().join("objects"))
+        .into_iter()
+        .flat_map(|shard| files_below(&shard))
+        .next()
+        .unwrap();
+    assert!(
+        !why(object.file_name().unwrap().to_str().unwrap())
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    envfs
+        .try_run(["why", "no-such"])
+        .refused(1, &["there is no name", "no environment holds a package"]);
+
+    let listed = envfs.json(["ls"]);
+    let named = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["signature"] == *heir)
+        .unwrap();
+    assert_eq!(named["names"], serde_json::json!(["proj:x"]));
+    let svg = envfs.path().join("du.svg");
+    let taken = envfs.json(["du".as_ref(), "--svg".as_ref(), svg.as_os_str()]);
+    let rows = taken["environments"].as_array().unwrap();
+    let of = |signature: &str| rows.iter().find(|row| row["signature"] == *signature).unwrap();
+    // What only the free one holds is what a collection frees.
+    let own = of(&free)["unique_bytes"].as_u64().unwrap();
+    assert!(own > 180_000 && own < 220_000, "{taken}");
+    assert!(
+        of(&heir)["shared_bytes"].as_u64() > of(&heir)["unique_bytes"].as_u64(),
+        "{taken}"
+    );
+    assert!(
+        taken["total_bytes"].as_u64() < taken["directory_bytes"].as_u64(),
+        "{taken}"
+    );
+    assert!(std::fs::read_to_string(svg).unwrap().contains("<rect"));
+    let dry = envfs.json(["gc", "--grace", "0", "--dry-run"]);
+    assert_eq!(dry["environments"], serde_json::json!([free]));
+    assert_eq!(envfs.json(["ls"]).as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn a_collection_that_is_killed_loses_nothing() {
     if !is_possible() {
         return;

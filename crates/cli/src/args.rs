@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Pin(commands::pin::PinArgs),
     Owner(commands::owner::OwnerArgs),
     Gc(commands::gc::GcArgs),
+    Why(commands::why::WhyArgs),
+    Du(commands::du::DuArgs),
     Store(commands::store::StoreArgs),
     /// Print the version
     Version,

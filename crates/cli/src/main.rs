@@ -55,6 +55,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
         Command::Gc(args) => commands::gc::execute(context, args),
+        Command::Why(args) => commands::why::execute(context, args),
+        Command::Du(args) => commands::du::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::Version => commands::version::execute(context),
     }

@@ -37,7 +37,7 @@ use crate::workspace::Workspace;
 use choose::{Candidate, Limits, Sizes};
 use inventory::{Holding, Inventory};
 use mark::Live;
-use reasons::Use;
+use reasons::{Reason, Use};
 use sweep::Sweep;
 
 /// What may stay.
@@ -134,6 +134,38 @@ pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Resul
     sweep.cache(machine)?;
     sweep.unlink()?;
     Ok(sweep.finish())
+}
+
+/// What keeps each environment of the store; nothing for those that the next collection may remove.
+///
+/// # Errors
+/// When what keeps environments is damaged or cannot be read.
+pub fn kept(store: &Store, keep_last: usize, machine: &dyn Machine) -> Result<BTreeMap<Digest, Vec<Reason>>> {
+    let environments = load_all(store)?;
+    let now_unix_s = unix_s(SystemTime::now());
+    let mut kept = reasons::reasons(store, &environments, keep_last, &machine.uses()?, now_unix_s)?;
+    for signature in environments.keys() {
+        kept.entry(*signature).or_default();
+    }
+    Ok(kept)
+}
+
+/// The environments that hold an object: in a file of their own tree or of the one below, or in a package's list.
+///
+/// # Errors
+/// When a tree or layer is missing or damaged.
+pub fn holders(store: &Store, object: &Digest) -> Result<Vec<Digest>> {
+    let mut inventory = Inventory::default();
+    let mut found = Vec::new();
+    for (signature, environment) in load_all(store)? {
+        let holding = inventory.read(store, &environment)?;
+        if let Some(number) = inventory.number(object)
+            && inventory.objects_of(&holding).contains(&number)
+        {
+            found.push(signature);
+        }
+    }
+    Ok(found)
 }
 
 /// All environments in their places.
