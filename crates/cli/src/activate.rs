@@ -21,7 +21,7 @@ use crate::error::CliError;
 const UNSET: &str = "***unset***";
 
 /// Where programs are searched if nobody says (environ(7)).
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Sources the files before `--`, then becomes the command after it. A function, so that a script that sets
 /// positional parameters sets its own; conda sources scripts in one too.
@@ -55,7 +55,7 @@ pub(crate) fn command(
             .ok_or_else(|| CliError::usage("no command was given"))?;
         (program.clone(), arguments.to_vec())
     } else {
-        let shell = shell(view, prefix, &variables)?;
+        let shell = shell(view, variables.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH)))?;
         let arguments = ["-c", SOURCE_AND_EXEC, "envfs"].into_iter().map(OsString::from);
         let scripts = scripts.into_iter().map(PathBuf::into_os_string);
         (
@@ -71,6 +71,7 @@ pub(crate) fn command(
         program,
         arguments,
         environment: variables.0.into_iter().collect(),
+        directory: None,
     })
 }
 
@@ -237,11 +238,10 @@ fn text_values(path: &str, object: &serde_json::Value) -> Result<BTreeMap<String
 }
 
 /// The shell for scripts, most of which are written for bash: the environment's, the machine's, or else `sh`.
-fn shell(view: &View, prefix: &Path, variables: &Variables) -> Result<OsString, CliError> {
+pub(crate) fn shell(view: &View, path: &OsStr) -> Result<OsString, CliError> {
     if view.tree().find(b"bin/bash")?.is_some() {
-        return Ok(prefix.join("bin/bash").into());
+        return Ok(Path::new(view.prefix()).join("bin/bash").into());
     }
-    let path = variables.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH));
     let is_there = std::env::split_paths(path).any(|directory| directory.join("bash").is_file());
     Ok(if is_there { "bash" } else { "sh" }.into())
 }

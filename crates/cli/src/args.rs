@@ -33,12 +33,14 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Build(commands::build::BuildArgs),
+    Ensure(commands::ensure::EnsureArgs),
     Export(commands::export::ExportArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
     Commit(commands::commit::CommitArgs),
     Discard(commands::discard::DiscardArgs),
     Run(commands::run::RunArgs),
+    Warm(commands::warm::WarmArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),
@@ -52,6 +54,10 @@ pub(crate) enum Command {
     Why(commands::why::WhyArgs),
     Du(commands::du::DuArgs),
     Store(commands::store::StoreArgs),
+    Config(commands::config::ConfigArgs),
+    /// What this program calls itself with, to run a command in a sandbox
+    #[command(hide = true, name = crate::sandboxed::COMMAND)]
+    RunInSandbox,
     /// Print the version
     Version,
 }

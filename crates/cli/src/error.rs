@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
-use envfs_solver::{BuildError, ChannelError, SolveError, UvError, WheelsError};
+use envfs_fuse::warm::WarmError;
+use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
@@ -20,6 +21,7 @@ pub(crate) struct CliError {
     help: Vec<String>,
     exit_code: u8,
     is_silent: bool,
+    is_unreachable: bool,
 }
 
 impl CliError {
@@ -30,7 +32,13 @@ impl CliError {
             help: Vec::new(),
             exit_code: 1,
             is_silent: false,
+            is_unreachable: false,
         }
+    }
+
+    /// Whether somebody out there could not be asked, so that an older answer may do.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.is_unreachable
     }
 
     /// The request itself makes no sense: exit code 2.
@@ -63,6 +71,12 @@ impl CliError {
     /// What went wrong, without why.
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The error with its causes, to be the cause of another one.
+    pub(crate) fn in_one_line(&self) -> String {
+        let parts = [&self.message].into_iter().chain(&self.causes);
+        parts.map(String::as_str).collect::<Vec<_>>().join(": ")
     }
 
     /// Prints the error and says how to exit.
@@ -126,6 +140,7 @@ from_errors!(
     envfs_solver::RequirementError,
     envfs_solver::SpecError,
     envfs_solver::UnknownSubdir,
+    envfs_store::index::IndexError,
     envfs_solver::VirtualPackageError,
 );
 
@@ -176,6 +191,16 @@ impl From<BackendError> for CliError {
     }
 }
 
+impl From<WarmError> for CliError {
+    fn from(error: WarmError) -> Self {
+        match error {
+            WarmError::Backend(error) => error.into(),
+            WarmError::Store(error) => error.into(),
+            other => Self::of(&other),
+        }
+    }
+}
+
 impl From<RunError> for CliError {
     fn from(error: RunError) -> Self {
         match error {
@@ -200,7 +225,19 @@ impl From<BuildError> for CliError {
         match error {
             BuildError::Store(error) => error.into(),
             BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
-            BuildError::Link(envfs_solver::LinkError::Store(error)) => error.into(),
+            BuildError::Link(envfs_solver::LinkError::Store(error))
+            | BuildError::LinkScript(LinkScriptError::Store(error)) => error.into(),
+            BuildError::LinkScript(error) => {
+                let this = Self::of(&error);
+                let this = match error {
+                    LinkScriptError::Failed { output, .. } if output.is_empty() => this.because("it printed nothing"),
+                    LinkScriptError::Failed { output, .. } => this.because(format!("it printed:\n{output}")),
+                    _ => this,
+                };
+                this.help(
+                    "ask for another build of the package, or leave all link scripts out with `--no-link-scripts`",
+                )
+            }
             other => Self::of(&other),
         }
     }
@@ -209,6 +246,7 @@ impl From<BuildError> for CliError {
 impl From<SolveError> for CliError {
     fn from(error: SolveError) -> Self {
         let mut this = Self::of(&error);
+        this.is_unreachable = error.is_unreachable();
         if let SolveError::Unsatisfiable { help, .. } = error {
             this.help = help;
         }
@@ -235,6 +273,7 @@ impl From<WheelsError> for CliError {
             WheelsError::Store(error) => error.into(),
             WheelsError::Failed { ref help, .. } => Self {
                 help: help.clone(),
+                is_unreachable: error.is_unreachable(),
                 ..Self::of(&error)
             },
             other => Self::of(&other),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use envfs_fuse::{kernel, private_prefix, status};
+use envfs_fuse::{private_prefix, status};
 use envfs_store::cache::Boot;
 use envfs_store::gc::Machine;
 use envfs_store::gc::reasons::Use;
@@ -28,9 +28,5 @@ impl Machine for ThisMachine<'_> {
 
     fn usual_place(&self, signature: &Digest) -> PathBuf {
         private_prefix(self.store, signature)
-    }
-
-    fn image_salts(&self) -> Vec<&'static [u8]> {
-        kernel::SALTS.to_vec()
     }
 }

@@ -6,8 +6,9 @@ use envfs_store::name::Name;
 use envfs_store::names::{Author, Expected, NameError, Named, Names};
 use serde::Serialize;
 
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
+use crate::surroundings::variable;
 use crate::{output, stable};
 
 /// How a name is changed.

@@ -31,9 +31,9 @@ use envfs_store::name::Name;
 use envfs_store::names::{NameError, Names};
 use envfs_store::{Digest, Store};
 
-use crate::commands::mount::service;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::serving::service;
 
 /// The directory beside such paths that holds what they lead to.
 const DIRECTORY: &str = ".envfs";

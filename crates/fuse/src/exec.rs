@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -14,11 +15,18 @@ pub struct Command {
     pub arguments: Vec<OsString>,
     /// All environment variables.
     pub environment: Vec<(OsString, OsString)>,
+    /// Where it starts, if not where this process is.
+    pub directory: Option<PathBuf>,
 }
 
 /// Becomes `command`, found as execvp(3) would: the first program on `PATH` that can be executed, and a file
 /// without a format is a script for the shell. Returns why it cannot.
 pub(crate) fn exec(command: &Command) -> Errno {
+    if let Some(directory) = &command.directory
+        && let Err(errno) = nix::unistd::chdir(directory)
+    {
+        return errno;
+    }
     let program = command.program.as_bytes();
     let mut reason = Errno::ENOENT;
     for path in candidates(program, &command.environment) {

@@ -52,16 +52,16 @@ pub fn private_prefix(store: &Store, signature: &Digest) -> PathBuf {
     directory.join(&signature.to_string()[..mountinfo::SOURCE_DIGITS])
 }
 
-/// Moves this process into a view of its own and makes the directory `mount_point` there, which [`private_prefix`] gave.
+/// Moves this process into a view of its own, in which there is a directory `mount_point`: one that exists, or one that
+/// [`private_prefix`] gave.
 pub(crate) fn enter_with_directory(mount_point: &Path) -> Result<(), NamespaceError> {
     enter()?;
+    if mount_point.is_dir() {
+        return Ok(());
+    }
     let directory = mount_point.parent().unwrap_or(Path::new("/"));
     cover(directory)?;
-    match fs::create_dir(mount_point) {
-        // Left there by the run around this one.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result.map_err(refused("make a private directory")),
-    }
+    fs::create_dir(mount_point).map_err(refused("make a private directory"))
 }
 
 /// Mounts at `mount_point` in the view of this process. Gives the connection, to be served by a process outside.
@@ -118,6 +118,6 @@ fn cover(directory: &Path) -> Result<(), NamespaceError> {
     .map_err(|errno| refused("mount a private directory")(errno.into()))
 }
 
-fn refused(action: &'static str) -> impl FnOnce(io::Error) -> NamespaceError {
+pub(crate) fn refused(action: &'static str) -> impl FnOnce(io::Error) -> NamespaceError {
     move |source| NamespaceError::Refused { action, source }
 }

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use envfs_store::cache::Cache;
 
 use crate::backend::{self, Backend, Choice};
-use crate::kernel::{self, KernelError, Refused, detached};
+use crate::kernel::detached::{self, ContentLayer};
+use crate::kernel::{self, Attributes, KernelError, Refused};
 use crate::mount::{self, MountOptions};
 use crate::mountinfo;
 use crate::namespace::{self, NamespaceError};
 use crate::service::Service;
+use crate::writable::State;
 
 /// A way to see an environment privately.
 pub(crate) enum Way {
@@ -54,18 +56,38 @@ impl Way {
         }
     }
 
-    /// In the child: moves into a view of its own and mounts what can be mounted before anybody serves.
+    /// Whose attributes an overlay has that is written to.
+    pub(crate) fn attributes(&self) -> Attributes {
+        match self {
+            Self::Kernel(_) => Attributes::Trusted,
+            Self::Names { .. } | Self::Fuse => Attributes::User,
+        }
+    }
+
+    /// In the child: moves into a view of its own and mounts what can be mounted before anybody serves. Where something is to
+    /// stand on the mount, it is not attached yet.
     ///
     /// # Errors
     /// When that is not allowed.
-    pub(crate) fn enter(&self, service: &Service, options: &MountOptions) -> Result<Entered, NamespaceError> {
+    pub(crate) fn enter(
+        &self,
+        service: &Service,
+        options: &MountOptions,
+        is_below: bool,
+    ) -> Result<Entered, NamespaceError> {
         namespace::enter_with_directory(&service.mount_point)?;
         match self {
             Self::Kernel(overlay) => {
-                detached::attach(overlay, &service.mount_point)?;
+                if !is_below {
+                    detached::attach(overlay, &service.mount_point)?;
+                }
                 Ok(Entered::default())
             }
-            Self::Names { .. } => {
+            Self::Fuse if !is_below => Ok(Entered {
+                device: Some(namespace::mount_fuse(&service.mount_point, options)?),
+                names: None,
+            }),
+            Self::Names { .. } | Self::Fuse => {
                 let device = mount::open_device()?.into();
                 let names = detached::fuse(&mountinfo::source(&service.signature), &device)?;
                 Ok(Entered {
@@ -73,27 +95,46 @@ impl Way {
                     names: Some(names),
                 })
             }
-            Self::Fuse => Ok(Entered {
-                device: Some(namespace::mount_fuse(&service.mount_point, options)?),
-                names: None,
-            }),
         }
     }
 
-    /// In the child, once the connection is served: makes the mount point usable.
+    /// In the child, once the connection is served: makes the mount point usable, and lets it be written to if `state` is
+    /// given.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn complete(&self, service: &Service, entered: &Entered) -> Result<(), Refused> {
-        let (Self::Names { copies }, Some(names)) = (self, &entered.names) else {
-            return Ok(());
+    pub(crate) fn complete(
+        &self,
+        service: &Service,
+        entered: &Entered,
+        state: Option<(&State, Attributes)>,
+    ) -> Result<(), Refused> {
+        if let Some(names) = &entered.names {
+            // Overlayfs copies the owner and the bits of the root when it is mounted, and FUSE knows them once it was asked.
+            let _ = nix::sys::stat::fstat(names);
+        }
+        let stacked = match (self, &entered.names) {
+            (Self::Names { copies }, Some(names)) => {
+                let source = mountinfo::source(&service.signature);
+                let patched = copies.patched_directory(&service.view);
+                let directories = copies.content_directories();
+                let directories = directories.iter().chain([&patched]);
+                let layers: Vec<_> = directories.map(|path| ContentLayer::Directory(path)).collect();
+                Some(detached::overlay(&source, names.as_fd(), &layers, Attributes::User)?)
+            }
+            _ => None,
         };
-        // Overlayfs copies the owner and the bits of the root when it is mounted, and FUSE knows them once it was asked.
-        let _ = nix::sys::stat::fstat(names);
-        let source = mountinfo::source(&service.signature);
-        let directories = copies.content_directories();
-        let overlay = detached::overlay(&source, names.as_fd(), &directories, detached::Attributes::User)?;
-        detached::attach(&overlay, &service.mount_point)
+        let lower = match self {
+            Self::Kernel(overlay) => Some(overlay),
+            Self::Names { .. } | Self::Fuse => stacked.as_ref().or(entered.names.as_ref()),
+        };
+        match (state, lower) {
+            (Some((state, attributes)), Some(lower)) => {
+                let overlay = state.overlay(lower, &service.signature, attributes)?;
+                detached::attach(&overlay, &service.mount_point)
+            }
+            _ => stacked.map_or(Ok(()), |overlay| detached::attach(&overlay, &service.mount_point)),
+        }
     }
 
     /// Where overlayfs finds content.

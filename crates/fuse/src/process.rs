@@ -1,7 +1,9 @@
-//! The few things about processes that need unsafe code: forking, leaving without a word, descriptors by number.
+//! The few things about processes that need unsafe code: forking, leaving without a word, descriptors by number, what a
+//! process may.
 //!
 //! Knows nothing of file systems.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -122,6 +124,32 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
+/// For a process that stays and allocates little: one heap for all threads, and what is free at its end goes back.
+pub(crate) fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no safe form")]
+    // SAFETY: it sets numbers of the allocator, before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_TRIM_BYTES);
+    }
+    trim_heap();
+}
+
+/// How much may be free at the end of the heap.
+#[cfg(target_env = "gnu")]
+const HEAP_TRIM_BYTES: i32 = 64 * 1024;
+
+/// Gives free memory back to the system.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "malloc_trim has no safe form")]
+    // SAFETY: the allocator gives back only what nobody owns.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
 pub(crate) fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     #[expect(unsafe_code, reason = "pidfd_open has no safe form here")]
@@ -133,6 +161,54 @@ pub(crate) fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Changes the flags of the mount at `path` (`MOUNT_ATTR_*` of mount_setattr(2), Linux 5.12), and of all below it if
+/// `recursive`.
+pub(crate) fn set_mount_flags(path: &CStr, set: u64, clear: u64, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    #[expect(unsafe_code, reason = "mount_setattr has no safe form here")]
+    // SAFETY: the kernel reads a path that ends with NUL and a structure of this frame, whose size it is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes from the programs that this process becomes every capability but those with the numbers in `kept`
+/// (capabilities(7), "bounding set").
+pub(crate) fn keep_capabilities(kept: &[i32]) -> io::Result<()> {
+    for number in (0..).filter(|number| !kept.contains(number)) {
+        #[expect(unsafe_code, reason = "prctl has no safe form here")]
+        // SAFETY: the call takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                // The kernel knows no more of them.
+                Some(libc::EINVAL) => Ok(()),
+                _ => Err(error),
+            };
+        }
+    }
+    Ok(())
 }
 
 /// Takes ownership of a descriptor that was received in a message.

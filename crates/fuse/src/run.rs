@@ -21,14 +21,14 @@
 //! ```
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envfs_store::lease::Lease;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
@@ -36,15 +36,20 @@ use crate::backend::{self, Backend, BackendError, Choice, Mounted};
 use crate::causes::with_causes;
 use crate::exec::{Command, exec};
 use crate::keep::{self, Attached, Ending, ServerError};
-use crate::kernel::KernelError;
+use crate::keeper;
+use crate::kernel::{Attributes, KernelError};
+use crate::limits::{self, Limits};
 use crate::mount::MountOptions;
 use crate::mount::fusermount::{receive_descriptor, send_descriptor};
 use crate::namespace::NamespaceError;
 use crate::private::Way;
 use crate::process::{self, ProcessError};
-use crate::server;
+use crate::protocol::connection::is_disconnected;
+use crate::sandbox::{Finished, Sandbox};
+use crate::server::Serving;
 use crate::service::Service;
 use crate::supervise;
+use crate::writable::{StateRecord, WritableError};
 
 /// How long to wait for a server whose mount is, or is about to be, gone.
 const SERVER_END_LIMIT: Duration = Duration::from_secs(2);
@@ -89,6 +94,9 @@ pub enum RunError {
     /// The environment cannot be mounted.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// It cannot be written to.
+    #[error(transparent)]
+    Writable(#[from] WritableError),
     /// The store refuses a lease.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
@@ -118,6 +126,7 @@ pub fn run(
         options,
         command,
         mask: &mask,
+        sandbox: None,
     };
     let started = match place {
         Place::Private => run.start_privately(choice),
@@ -129,6 +138,37 @@ pub fn run(
     result
 }
 
+/// Runs `command` in `sandbox`. What it writes into the environment is in the sandbox's state afterwards, however it ends.
+/// With limits nothing that it started outlives it, or this process. Signals that this process gets are passed on.
+///
+/// # Errors
+/// When the environment cannot be mounted so that it is written to, the state is in use or belongs to something else, or
+/// the command cannot be started.
+pub fn run_in(sandbox: &Sandbox<'_>, command: &Command) -> Result<Finished, RunError> {
+    let _alone = sandbox.state.lock()?;
+    let mask = process::block_signals(&supervise::SIGNALS)?;
+    let run = Run {
+        service: sandbox.service,
+        options: &MountOptions {
+            signature: sandbox.service.signature,
+            allow_other: false,
+        },
+        command,
+        mask: &mask,
+        sandbox: Some(sandbox),
+    };
+    let result = run.start_privately(None).and_then(|started| {
+        let start = Instant::now();
+        let exit_code = started.finish(command)?;
+        Ok(Finished {
+            exit_code,
+            duration: start.elapsed(),
+        })
+    });
+    let _ = mask.thread_set_mask();
+    result
+}
+
 /// What is known before anything is started.
 struct Run<'a> {
     service: &'a Service,
@@ -136,6 +176,16 @@ struct Run<'a> {
     command: &'a Command,
     /// The signals that the command expects to be blocked.
     mask: &'a SigSet,
+    /// Where the command may write, if it may.
+    sandbox: Option<&'a Sandbox<'a>>,
+}
+
+/// What the child that becomes the command must know.
+struct Inside<'a> {
+    /// How it comes to its own view, if it has one.
+    way: Option<&'a Way>,
+    /// In which attributes overlayfs notes what is written.
+    attributes: Attributes,
 }
 
 impl Run<'_> {
@@ -144,7 +194,14 @@ impl Run<'_> {
             return Err(RunError::PrivateRefused("links are seen by everybody".into()));
         }
         let way = Way::choose(self.service, choice)?;
-        let (child, mut channel) = self.fork(Some(&way))?;
+        let attributes = match self.sandbox {
+            None => Attributes::default(),
+            Some(sandbox) => self.prepare(sandbox, way.attributes())?,
+        };
+        let (child, mut channel) = self.fork(&Inside {
+            way: Some(&way),
+            attributes,
+        })?;
         let copies = way.copies();
         let is_served = !matches!(way, Way::Kernel(_));
         // From here on the mount lives as long as the view it is attached in.
@@ -157,14 +214,11 @@ impl Run<'_> {
             )),
             Some(device) => {
                 let copy = device.try_clone().map_err(ProcessError::io("copy a descriptor"))?;
-                let server = server::spawn(
-                    self.service,
-                    device,
+                let serving = Serving {
                     copies,
-                    &Ending::Unseen,
-                    None,
-                    &[channel.as_fd(), copy.as_fd()],
-                )?;
+                    ..Serving::alone(self.service, device, &Ending::Unseen)
+                };
+                let server = keeper::spawn(&serving, None, &[channel.as_fd(), copy.as_fd()])?;
                 Ok((Some(server), Some(copy), None))
             }
         });
@@ -180,9 +234,24 @@ impl Run<'_> {
         }
     }
 
+    /// Makes what is to be kept of a command that may write.
+    fn prepare(&self, sandbox: &Sandbox<'_>, attributes: Attributes) -> Result<Attributes, RunError> {
+        let record = StateRecord {
+            signature: self.service.signature,
+            mount_point: self.service.mount_point.clone(),
+            attributes,
+        };
+        Ok(sandbox.state.prepare(&record, self.service.view.tree())?)
+    }
+
     fn start_publicly(&self, choice: Choice, remove_directory: bool) -> Result<Started, RunError> {
         let mounted = backend::attach(self.service, self.options, choice)?;
-        let (child, channel) = self.fork(None).inspect_err(|_| backend::take_back(self.service))?;
+        let (child, channel) = self
+            .fork(&Inside {
+                way: None,
+                attributes: Attributes::default(),
+            })
+            .inspect_err(|_| backend::take_back(self.service))?;
         match self.serve_publicly(mounted, child, &channel, remove_directory) {
             Ok(server) => Ok(Started {
                 child,
@@ -214,25 +283,37 @@ impl Run<'_> {
         let service = self.service;
         let let_go = [channel.as_fd()];
         let kept = match mounted {
-            Mounted::Fuse(device) => return Ok(server::spawn(service, device, None, &ending, None, &let_go)?),
+            Mounted::Fuse(device) => {
+                return Ok(keeper::spawn(&Serving::alone(service, device, &ending), None, &let_go)?);
+            }
             Mounted::Kernel => Attached::mount(service),
             Mounted::Link => Attached::Links(&service.mount_point),
         };
-        Ok(keep::spawn(&service.mount_point, None, &let_go, |ready| {
-            keep::keep(service, &kept, &ending, ready)
-        })?)
+        Ok(keep::spawn_in_background(
+            &service.mount_point,
+            None,
+            &let_go,
+            |ready| keep::keep(service, &kept, &ending, ready),
+        )?)
     }
 
     /// Starts the process that becomes the command, and gives the way to speak with it.
-    fn fork(&self, way: Option<&Way>) -> Result<(Pid, UnixStream), RunError> {
-        let (channel, mut theirs) = UnixStream::pair().map_err(ProcessError::io("make a socket"))?;
-        let child = process::spawn(&[channel.as_fd()], || self.become_command(&mut theirs, way))?;
+    fn fork(&self, inside: &Inside<'_>) -> Result<(Pid, UnixStream), RunError> {
+        let (channel, theirs) = UnixStream::pair().map_err(ProcessError::io("make a socket"))?;
+        let runner = nix::unistd::getpid();
+        let child = process::spawn(&[channel.as_fd()], move || self.become_command(theirs, inside, runner))?;
         Ok((child, channel))
     }
 
-    /// In the child: mounts if it is to, waits for the word, and becomes the command. Returns if it cannot.
-    fn become_command(&self, channel: &mut UnixStream, way: Option<&Way>) -> u8 {
-        let entered = match way.map(|way| way.enter(self.service, self.options)).transpose() {
+    /// In the child: mounts if it is to, waits for the word, and becomes the command. Returns if it cannot, or stays to
+    /// watch over it.
+    fn become_command(&self, mut channel: UnixStream, inside: &Inside<'_>, runner: Pid) -> u8 {
+        let way = inside.way;
+        let is_written_to = self.sandbox.is_some();
+        let entered = match way
+            .map(|way| way.enter(self.service, self.options, is_written_to))
+            .transpose()
+        {
             Ok(entered) => entered.unwrap_or_default(),
             Err(error) => {
                 let mark = if matches!(error, NamespaceError::Refused { .. }) {
@@ -246,7 +327,7 @@ impl Run<'_> {
             }
         };
         let sent = match (&entered.device, way) {
-            (Some(device), _) => send_descriptor(channel, device),
+            (Some(device), _) => send_descriptor(&channel, device),
             (None, Some(_)) => channel.write_all(b"+"),
             (None, None) => Ok(()),
         };
@@ -254,16 +335,52 @@ impl Run<'_> {
         if sent.is_err() || channel.read_exact(&mut word).is_err() {
             return 1;
         }
-        if let Err(error) = way.map_or(Ok(()), |way| way.complete(self.service, &entered)) {
+        let state = self.sandbox.map(|sandbox| (sandbox.state, inside.attributes));
+        if let Err(error) = way.map_or(Ok(()), |way| way.complete(self.service, &entered, state)) {
             let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
             return 1;
         }
         drop(entered);
+        match self.sandbox.and_then(|sandbox| sandbox.limits) {
+            None => self.exec(channel),
+            Some(limits) => self.exec_within(limits, channel, runner),
+        }
+    }
+
+    /// Becomes the command within limits: this process watches over it.
+    fn exec_within(&self, limits: &Limits, mut channel: UnixStream, runner: Pid) -> u8 {
+        if let Err(error) = limits.apply(&self.service.mount_point) {
+            let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
+            return 1;
+        }
+        limits::supervise(runner, channel, |channel| {
+            let _ = process::close_inherited_descriptors();
+            self.exec(channel)
+        })
+        .unwrap_or(1)
+    }
+
+    /// Becomes the command. Returns if it cannot.
+    fn exec(&self, mut channel: UnixStream) -> u8 {
+        if let Some(output) = self.sandbox.and_then(|sandbox| sandbox.output)
+            && let Err(error) = redirect(output)
+        {
+            let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
+            return 1;
+        }
         process::restore_signals(self.mask);
         let errno = exec(self.command) as i32;
         let _ = channel.write_all(&[b"!".as_slice(), &errno.to_ne_bytes()].concat());
         1
     }
+}
+
+/// Sends the output and errors of this process to a file, and lets it read nothing.
+fn redirect(output: &File) -> Result<(), ProcessError> {
+    let nothing = File::open("/dev/null").map_err(ProcessError::io("open /dev/null"))?;
+    nix::unistd::dup2_stdin(nothing).map_err(ProcessError::system("replace the input"))?;
+    nix::unistd::dup2_stdout(output).map_err(ProcessError::system("replace the output"))?;
+    nix::unistd::dup2_stderr(output).map_err(ProcessError::system("replace the errors"))
 }
 
 /// The command, waiting for a word to go, and its server, if it has one.
@@ -307,15 +424,21 @@ fn refusal(last_words: &[u8], command: &Command) -> Option<RunError> {
     let (mark, rest) = last_words.split_first()?;
     let errno = <[u8; 4]>::try_from(rest).map(|bytes| Errno::from_raw(i32::from_ne_bytes(bytes)));
     Some(match (mark, errno) {
-        (b'!', Ok(Errno::ENOENT)) => RunError::NotFound {
-            program: command.program.clone(),
-        },
-        (b'!', Ok(errno)) => RunError::NotExecutable {
-            program: command.program.clone(),
-            source: errno.into(),
-        },
+        (b'!', Ok(errno)) => refused(errno, command),
         _ => RunError::Private(String::from_utf8_lossy(rest).into_owned()),
     })
+}
+
+/// Why a process cannot become `command`.
+pub(crate) fn refused(errno: Errno, command: &Command) -> RunError {
+    let program = command.program.clone();
+    match errno {
+        Errno::ENOENT => RunError::NotFound { program },
+        errno => RunError::NotExecutable {
+            program,
+            source: errno.into(),
+        },
+    }
 }
 
 /// Ends the child, which without a word to go does not become the command.
@@ -352,7 +475,7 @@ const REFUSED: char = '!';
 /// Waits for the server of a mount that is going away. A private mount that other processes still use stays, with
 /// its server.
 fn wait_for_server(server: Pid, connection: Option<OwnedFd>) {
-    if connection.is_some_and(|connection| !is_disconnected(&connection)) {
+    if connection.is_some_and(|connection| !is_disconnected(connection.as_fd())) {
         return;
     }
     if let Ok(pidfd) = process::open_pidfd(server)
@@ -360,13 +483,4 @@ fn wait_for_server(server: Pid, connection: Option<OwnedFd>) {
     {
         let _ = nix::sys::wait::waitpid(server, None);
     }
-}
-
-/// Whether the file system of a connection is gone (`fuse_dev_poll` of the Linux kernel).
-fn is_disconnected(connection: &OwnedFd) -> bool {
-    let mut descriptors = [PollFd::new(connection.as_fd(), PollFlags::empty())];
-    nix::poll::poll(&mut descriptors, PollTimeout::ZERO).is_ok()
-        && descriptors[0]
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLERR))
 }

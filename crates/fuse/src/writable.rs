@@ -15,12 +15,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use envfs_store::Digest;
+use envfs_store::lock::FileLock;
 use envfs_store::tree::{NodeKind, Tree};
 use rustix::fs::{FileType, Mode};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::mount;
+use crate::kernel::{Attributes, Refused, detached};
 use crate::mountinfo;
 
 /// What tells other installers to leave an environment alone (PEP 668, CEP 22), which is not true of a writable one.
@@ -39,21 +39,17 @@ pub struct StateRecord {
     pub signature: Digest,
     /// Where it is seen: files that were written may name this path.
     pub mount_point: PathBuf,
+    /// In which attributes overlayfs notes what it must.
+    #[serde(default)]
+    pub attributes: Attributes,
 }
 
 /// An environment cannot be mounted writable, or what was written cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum WritableError {
     /// Overlayfs is not to be had.
-    #[error(
-        "this kernel or user cannot mount an overlay that is written to: {action} failed; run as root, or without --writable"
-    )]
-    Unsupported {
-        /// What was tried.
-        action: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The directory holds the changes of something else.
     #[error(
         "`{root}` holds changes of the environment {} at `{mount_point}`: mount that there again, commit or discard it, or name \
@@ -67,6 +63,9 @@ pub enum WritableError {
         /// Where that was seen.
         mount_point: PathBuf,
     },
+    /// Two overlays must not write into the same directory.
+    #[error("`{0}` is in use: another command writes to it; wait for its end, or name another directory with --upper")]
+    InUse(PathBuf),
     /// There is no writable mount.
     #[error("`{0}` is not a writable mount: `envfs mount --writable` makes one")]
     NotWritable(PathBuf),
@@ -129,38 +128,46 @@ impl State {
     /// Removes everything that was written.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// When a command writes to it, or something cannot be removed.
     pub fn discard(&self) -> Result<(), WritableError> {
+        let alone = self.lock()?;
         // The record goes last: as long as it is there, another try finds the state.
         for part in ["upper", "work"] {
-            let path = self.root.join(part);
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &path)(error)),
-                _ => {}
-            }
+            envfs_store::remove_tree(&self.root.join(part))?;
         }
         let path = self.record_path();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &path)(error)),
             _ => {}
         }
+        drop(alone);
         // A directory of the user's own may hold other things.
         let _ = fs::remove_dir(&self.root);
         Ok(())
     }
 
-    /// Makes the state for an environment, or finds it made for the same one at the same place.
-    fn prepare(&self, record: &StateRecord, tree: &Tree) -> Result<(), WritableError> {
+    /// Keeps the state from everybody else's hands until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When somebody else has it.
+    pub fn lock(&self) -> Result<FileLock, WritableError> {
+        fs::create_dir_all(&self.root).map_err(system("create", &self.root))?;
+        FileLock::try_transient(&self.root.join("lock"))?.ok_or_else(|| WritableError::InUse(self.root.clone()))
+    }
+
+    /// Makes the state for an environment, or finds it made for the same one at the same place. Gives the attributes that
+    /// were used first, which must be used ever after.
+    pub(crate) fn prepare(&self, record: &StateRecord, tree: &Tree) -> Result<Attributes, WritableError> {
         if self.record_path().exists() {
             let found = self.record()?;
-            if found != *record {
+            if (&found.signature, &found.mount_point) != (&record.signature, &record.mount_point) {
                 return Err(WritableError::OtherState {
                     root: self.root.clone(),
                     signature: found.signature,
                     mount_point: found.mount_point,
                 });
             }
-            return Ok(());
+            return Ok(found.attributes);
         }
         for part in ["upper", "work"] {
             let path = self.root.join(part);
@@ -169,7 +176,25 @@ impl State {
         self.hide_installer_notes(tree)?;
         let path = self.record_path();
         let text = serde_json::to_vec(record).map_err(|error| system("write", &path)(error.into()))?;
-        fs::write(&path, text).map_err(system("write", &path))
+        fs::write(&path, text).map_err(system("write", &path))?;
+        Ok(record.attributes)
+    }
+
+    /// An overlay of `lower`, an environment, that keeps what is written here; attached nowhere yet.
+    pub(crate) fn overlay(
+        &self,
+        lower: &OwnedFd,
+        signature: &Digest,
+        attributes: Attributes,
+    ) -> Result<OwnedFd, Refused> {
+        let source = mountinfo::source(signature);
+        detached::writable(
+            &source,
+            lower.as_fd(),
+            &self.upper(),
+            &self.root.join("work"),
+            attributes,
+        )
     }
 
     /// Marks the notes as removed, as overlayfs would: a device with the number 0/0 (overlayfs.rst, "whiteouts").
@@ -195,27 +220,10 @@ impl State {
 /// # Errors
 /// When the state belongs to something else, or the kernel refuses.
 pub fn mount(lower: &OwnedFd, state: &State, record: &StateRecord, tree: &Tree) -> Result<(), WritableError> {
-    state.prepare(record, tree)?;
-    let configure = || {
-        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let set = |key: &str, value: &std::ffi::OsStr| rustix::mount::fsconfig_set_string(context.as_fd(), key, value);
-        set("source", mount::source(&record.signature).as_ref())?;
-        set("upperdir", state.upper().as_os_str())?;
-        set("workdir", state.root.join("work").as_os_str())?;
-        // Directories of the environment can be renamed, and changing a mode copies no content.
-        set("redirect_dir", "on".as_ref())?;
-        set("metacopy", "on".as_ref())?;
-        rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", lower.as_fd())?;
-        rustix::mount::fsconfig_create(context.as_fd())?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        let overlay = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&overlay, "", rustix::fs::CWD, &record.mount_point, flags)
-    };
-    configure().map_err(|errno| WritableError::Unsupported {
-        action: "mounting overlayfs",
-        source: errno.into(),
-    })
+    let _alone = state.lock()?;
+    let attributes = state.prepare(record, tree)?;
+    let overlay = state.overlay(lower, &record.signature, attributes)?;
+    Ok(detached::attach(&overlay, &record.mount_point)?)
 }
 
 /// The paths of the notes to other installers that `tree` holds.

@@ -4,8 +4,9 @@
 
 mod base;
 mod bring;
+mod scripts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
@@ -23,12 +24,15 @@ use crate::bytecode::{self, Bytecode, BytecodeError};
 use crate::fetch::FetchError;
 use crate::link::{self, LinkError, Linkage};
 use crate::network::Network;
+use crate::options::BuildOptions;
 use crate::package::{LockedPackage, PackageError, link_order};
 use crate::pypi::{LockedWheel, wheel_order};
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 use base::OpenBase;
 use bring::{Archive, Brought, Destination, bring_all};
+
+pub use scripts::{LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite, ScriptsRun};
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct BuildRequest {
     pub variables: BTreeMap<String, String>,
     /// Whether modules of noarch packages and wheels are compiled, by the Python among the packages.
     pub bytecode: bool,
+    /// Who runs the packages' link scripts; nobody, if they are to be left out.
+    pub link_scripts: Option<Arc<dyn LinkScripts>>,
     /// The environment to inherit from: all its packages must be among `packages` and `wheels`.
     pub base: Option<Environment>,
 }
@@ -60,8 +66,12 @@ pub struct Built {
     pub written: Written,
     /// Paths that more than one package brings.
     pub clashes: Vec<Clash>,
+    /// What link scripts said that were run now.
+    pub script_outputs: Vec<ScriptOutput>,
+    /// Files that link scripts wrote and that are right only where private runs see the environment.
+    pub bound: Vec<String>,
     /// Link scripts that were not run, by their paths in the environment.
-    pub link_scripts: Vec<String>,
+    pub skipped_scripts: Vec<String>,
 }
 
 /// Told how a build goes on, from several threads.
@@ -93,6 +103,9 @@ pub enum BuildError {
     /// The packages cannot be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A link script fails.
+    #[error(transparent)]
+    LinkScript(#[from] LinkScriptError),
     /// Modules cannot be compiled.
     #[error(transparent)]
     Bytecode(#[from] BytecodeError),
@@ -165,6 +178,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
     let packages = link_order(request.packages.clone())?;
     let wheels = wheel_order(request.wheels.clone())?;
     let signature = identity(
+        store,
         request,
         packages
             .iter()
@@ -176,7 +190,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .filter_map(LockedWheel::sha256)
             .map(Sha256::from_bytes)
             .collect(),
-    );
+    )?;
     let found = environment::get(store, &signature)?;
     if found.is_some() {
         environment::touch(store, &signature);
@@ -191,22 +205,43 @@ fn reused(environment: Environment) -> Built {
         new_packages: 0,
         written: Written::default(),
         clashes: Vec::new(),
-        link_scripts: Vec::new(),
+        script_outputs: Vec::new(),
+        bound: Vec::new(),
+        skipped_scripts: Vec::new(),
     }
 }
 
-fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) -> Digest {
+fn identity(
+    store: &Store,
+    request: &BuildRequest,
+    mut archives: Vec<Sha256>,
+    mut wheels: Vec<Sha256>,
+) -> Result<Digest, BuildError> {
+    let mut environment = None;
+    if let Some(base) = &request.base
+        && base.is_changed(store)?
+    {
+        let inherited: BTreeSet<Sha256> = base.all_packages(store)?.iter().map(|package| package.sha256).collect();
+        archives.retain(|archive| !inherited.contains(archive));
+        wheels.retain(|wheel| !inherited.contains(wheel));
+        environment = Some(base.signature);
+        if archives.is_empty() && wheels.is_empty() && request.variables == base.variables {
+            return Ok(base.signature);
+        }
+    }
+    let options = BuildOptions {
+        bytecode: request.bytecode,
+        link_scripts: request.link_scripts.is_some(),
+    };
     let identity = Identity {
+        environment,
         subdir: request.subdir.to_string(),
-        options: match request.bytecode {
-            true => BTreeMap::new(),
-            false => BTreeMap::from([("pyc".to_owned(), "off".to_owned())]),
-        },
+        options: options.off().map(|name| (name.to_owned(), "off".to_owned())).collect(),
         variables: request.variables.clone(),
         archives,
         wheels,
     };
-    identity.signature()
+    Ok(identity.signature())
 }
 
 /// What an environment is made of, in link order, with its layers.
@@ -247,10 +282,10 @@ impl Contents {
         })
     }
 
-    fn signature(&self, request: &BuildRequest) -> Digest {
+    fn signature(&self, store: &Store, request: &BuildRequest) -> Result<Digest, BuildError> {
         let archives = self.packages.iter().map(|(_, layer)| layer.archive).collect();
         let wheels = self.wheels.iter().map(|(_, layer)| layer.archive).collect();
-        identity(request, archives, wheels)
+        identity(store, request, archives, wheels)
     }
 
     /// The layers whose modules may come without bytecode.
@@ -279,7 +314,7 @@ fn finish(
     new_packages: usize,
     mut written: Written,
 ) -> Result<Built, BuildError> {
-    let signature = contents.signature(request);
+    let signature = contents.signature(store, request)?;
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(environment) = environment::get(store, &signature)? {
         return Ok(Built {
@@ -299,6 +334,10 @@ fn finish(
         .as_ref()
         .map(|base| OpenBase::open(store, base, &described))
         .transpose()?;
+    let inherited = match (&request.link_scripts, &request.base) {
+        (Some(_), Some(base)) => scripts::layers_of(store, base)?,
+        _ => Vec::new(),
+    };
     let linkage = Linkage {
         packages: &contents.packages,
         wheels: &contents.wheels,
@@ -306,17 +345,32 @@ fn finish(
         subdir: request.subdir,
         variables: &request.variables,
         base: base.as_ref().map(OpenBase::as_base),
+        // What was changed later in a base that was written to is in its tree, and counts.
+        changes: match &base {
+            Some(base) if base.is_changed => &[],
+            _ => &inherited,
+        },
     };
     let linked = link::link(store, workspace, &linkage)?;
     written += linked.written;
+    let site = ScriptSite {
+        store,
+        workspace,
+        signature,
+        tree: linked.tree.digest,
+        variables: &request.variables,
+    };
+    let settled = scripts::settle(&site, request, &contents.packages, &inherited)?;
+    written += settled.written;
     written.inodes += 1; // the record itself
-    let mut environment = Environment::new(signature, request.subdir.to_string(), linked.tree.digest);
+    let mut environment = Environment::new(signature, request.subdir.to_string(), settled.tree);
     environment.base = base.as_ref().map(|base| base.environment.signature);
     described.retain(|package| {
         base.as_ref()
             .is_none_or(|base| !base.archives.contains(&package.sha256))
     });
     environment.packages = described;
+    environment.link_scripts = settled.layer;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
     environment.publish(store, workspace)?;
@@ -326,7 +380,14 @@ fn finish(
         new_packages,
         written,
         clashes: linked.clashes,
-        link_scripts: linked.link_scripts,
+        script_outputs: settled.outputs,
+        bound: settled.bound,
+        skipped_scripts: linked
+            .link_scripts
+            .into_iter()
+            .filter(|script| request.link_scripts.is_none() || script.is_always_skipped())
+            .map(|script| script.path)
+            .collect(),
     })
 }
 

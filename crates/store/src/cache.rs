@@ -3,10 +3,11 @@
 //! ```text
 //! <store>/cache/<boot>/
 //!   machine            which machine this boot is one of
-//!   small/ab/<hex>     the small object of this digest
-//!   patched/ab/<hex>   a file as it looks at a prefix, named by all that determines it
+//!   small/<16 hex>/    all objects of the pack whose id starts so, each named by its offset (`unpack`)
+//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them
 //!   dated/ab/<hex>     a file with its time and mode, for hard links; named by all that determines it
-//!   images/<hex>       the names and attributes of a tree at a prefix, made when all its content is there
+//!   images/<hex>       the names and attributes of a tree at all prefixes at which its files have the same sizes; and for
+//!                      each tree whose content is all there, a list of the files that look different at each prefix
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
@@ -14,7 +15,10 @@
 //! only a collection removes something, which knows what is mounted; what earlier boots of the same machine wrote, nobody
 //! uses.
 
-use std::collections::{BTreeMap, HashSet};
+mod fill;
+mod unpack;
+
+use std::collections::HashSet;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,11 +28,13 @@ use crate::digest::Digest;
 use crate::durable::{self, Draft};
 use crate::error::{Error, Result};
 use crate::placeholder::Placeholder;
-use crate::store::{Location, ObjectBytes, Store};
-use crate::tree::{Node, NodeId, NodeKind, Tree};
+use crate::store::{Location, Store};
+use crate::tree::{Node, Tree};
 use crate::view::View;
 use crate::wire::Writer;
 use crate::workspace::Workspace;
+
+pub use fill::{Filled, LaidOut};
 
 /// The running boot of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,17 +50,6 @@ pub struct Boot {
 pub struct Cache {
     store: Store,
     root: PathBuf,
-}
-
-/// What was copied into the cache.
-#[derive(Debug, Default)]
-pub struct Filled {
-    /// How many files were written.
-    pub written: u64,
-    /// How many bytes they have.
-    pub written_bytes: u64,
-    /// What is wrong with the objects that could not be copied because they are missing or damaged.
-    pub lost: Vec<Error>,
 }
 
 impl Cache {
@@ -93,103 +88,77 @@ impl Cache {
         })
     }
 
-    /// Adds to `keep` what a mount of `view` needs; its images have one of the properties `salts`.
-    pub(crate) fn keep(&self, keep: &mut Keep, tree: &Digest, view: &View, salts: &[&[u8]]) -> Result<()> {
-        let images = salts.iter().map(|salt| self.image_path(tree, view, salt));
-        keep.files.extend(images);
-        let directory = self.root.join("patched");
-        for node in view.tree().files(false) {
-            let node = node?;
-            if node.has_placeholder() {
-                keep.files.insert(sharded(&directory, &content_name(view, node)?));
+    /// Puts aside, into `workspace`, what `keep` does not name: all at once, so that whoever begins to mount finds a part as
+    /// a whole or not at all. If something goes, so do the images, which are made again in milliseconds: they trust that
+    /// their content is there. Mounts that stand on one keep it.
+    pub(crate) fn evict(&self, keep: &Keep, workspace: &Workspace, dry_run: bool) -> Result<Evicted> {
+        let mut doomed = Vec::new();
+        for (part, kept) in [("small", &keep.packs), ("patched", &keep.prefixes)] {
+            let found = crate::store::list(&self.root.join(part))?;
+            doomed.extend(found.into_iter().filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                !kept.contains(&*name)
+            }));
+        }
+        if !doomed.is_empty() {
+            // First: nobody may find an image whose content is gone.
+            doomed.splice(0..0, crate::store::list(&self.root.join("images"))?);
+        }
+        if !keep.is_linking {
+            for shard in crate::store::list(&self.root.join("dated"))? {
+                let unlinked = |path: &PathBuf| path.symlink_metadata().is_ok_and(|metadata| metadata.nlink() == 1);
+                doomed.extend(crate::store::list(&shard)?.into_iter().filter(unlinked));
             }
         }
-        Ok(())
-    }
-
-    /// Removes up to `limit` files that `keep` does not name and that are copies of no object of which `is_live` is true.
-    /// Images go first: whoever finds one trusts that its content is there.
-    pub(crate) fn evict(
-        &self,
-        keep: &Keep,
-        is_live: &dyn Fn(&Digest) -> bool,
-        limit: u64,
-        dry_run: bool,
-    ) -> Result<Evicted> {
         let mut evicted = Evicted::default();
-        let shards = |part: &str| crate::store::list(&self.root.join(part));
-        let mut paths = shards("images")?;
-        for part in ["patched", "small", "dated"] {
-            for shard in shards(part)? {
-                paths.extend(crate::store::list(&shard)?);
-            }
-        }
-        for path in paths {
-            if evicted.files >= limit && !dry_run {
-                break;
-            }
-            let Ok(metadata) = path.symlink_metadata() else {
-                continue;
-            };
-            let part = path.strip_prefix(&self.root).ok().and_then(|path| path.iter().next());
-            let is_kept = match part.and_then(|part| part.to_str()) {
-                Some("small") => named(&path).is_none_or(|digest| is_live(&digest)),
-                Some("dated") => keep.is_linking || metadata.nlink() > 1,
-                _ => keep.files.contains(&path),
-            };
-            if !is_kept {
-                evicted.files += 1;
-                evicted.bytes += metadata.blocks() * 512;
-                if !dry_run {
-                    durable::remove(&path)?;
-                }
+        for (number, path) in doomed.into_iter().enumerate() {
+            let (bytes, files) = crate::usage::disk_usage(&path)?;
+            evicted.files += files;
+            evicted.bytes += bytes;
+            if !dry_run {
+                durable::move_file(&path, &workspace.path().join(format!("evicted-{number}")))?;
             }
         }
         Ok(evicted)
     }
 
-    /// The directories in which the content of every file is found by [`Cache::content_path`].
+    /// The directories in which the content of every file that looks the same at each prefix is found by
+    /// [`content_path`].
     #[must_use]
-    pub fn content_directories(&self) -> [PathBuf; 3] {
-        [
-            self.store.path("objects"),
-            self.root.join("small"),
-            self.root.join("patched"),
-        ]
+    pub fn content_directories(&self) -> Vec<PathBuf> {
+        [self.store.object_directories(), vec![self.root.join("small")]].concat()
     }
 
-    /// Where the content of `node` is found in one of [`Cache::content_directories`], once it is filled: two digits, a
-    /// slash, 64 digits.
-    ///
-    /// # Errors
-    /// When the tree is damaged.
-    pub fn content_path(&self, view: &View, node: Node<'_>) -> Result<String> {
-        let name = content_name(view, node)?.to_string();
-        Ok(format!("{}/{name}", &name[..2]))
+    /// The directory in which the content of the others is found, as they look at the prefix of `view`.
+    #[must_use]
+    pub fn patched_directory(&self, view: &View) -> PathBuf {
+        self.root
+            .join("patched")
+            .join(Digest::of(view.prefix().as_bytes()).to_string())
     }
 
-    /// [`Cache::content_path`], if the content is there.
+    /// [`content_path`] of `node`, if its content is there.
     ///
     /// # Errors
     /// When the tree is damaged.
     pub fn present_content(&self, view: &View, node: Node<'_>) -> Result<Option<String>> {
-        let path = self.content_path(view, node)?;
-        let [objects, small, patched] = self.content_directories();
+        let path = content_path(node)?;
         let is_there = if node.has_placeholder() {
-            patched.join(&path).exists()
+            self.patched_directory(view).join(&path).exists()
         } else {
-            objects.join(&path).exists() || small.join(&path).exists()
+            self.content_directories()
+                .into_iter()
+                .any(|place| place.join(&path).exists())
         };
         Ok(is_there.then_some(path))
     }
 
-    /// Where the image of `view` with further properties `salt` is, or would be.
+    /// Where the image of a tree with the given properties is, or would be.
     #[must_use]
-    pub fn image_path(&self, tree: &Digest, view: &View, salt: &[u8]) -> PathBuf {
+    pub fn image_path(&self, tree: &Digest, properties: &[u8]) -> PathBuf {
         let mut name = Writer::default();
         name.raw(tree.as_bytes());
-        name.bytes(view.prefix().as_bytes());
-        name.bytes(salt);
+        name.bytes(properties);
         self.root.join("images").join(Digest::of(&name.finish()).to_string())
     }
 
@@ -199,18 +168,6 @@ impl Cache {
     /// When the store cannot be written.
     pub fn put_image(&self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
         durable::write_evictable(workspace.path(), path, bytes)
-    }
-
-    /// Copies every small file of `view` out of its pack, and writes every file that looks different at its prefix,
-    /// unless they are there. What is missing or damaged is left out and told.
-    ///
-    /// # Errors
-    /// When the tree is damaged, or the store cannot be written.
-    pub fn fill(&self, workspace: &Workspace, view: &View) -> Result<Filled> {
-        let mut filled = Filled::default();
-        self.fill_small(workspace, view.tree(), &mut filled)?;
-        self.fill_patched(workspace, view, &mut filled)?;
-        Ok(filled)
     }
 
     /// A file with the content of `node` at the prefix of `view`, its modification time, and the mode 0444 or 0555. It
@@ -231,87 +188,36 @@ impl Cache {
         }
         Ok(path)
     }
-
-    fn fill_small(&self, workspace: &Workspace, tree: &Tree, filled: &mut Filled) -> Result<()> {
-        // In the order of the packs, so that they are read from front to back.
-        let mut wanted = BTreeMap::new();
-        for id in 0..tree.node_count() {
-            let node = tree.node(NodeId(id))?;
-            if node.kind()? == NodeKind::File
-                && !node.has_placeholder()
-                && let Location::Pack(pack, offset) = node.location()?
-            {
-                // An empty file and the file after it start at the same place.
-                wanted.insert((pack, offset, node.digest()), node);
-            }
-        }
-        let directory = self.root.join("small");
-        for node in wanted.into_values() {
-            let path = sharded(&directory, &node.digest());
-            if path.exists() {
-                continue;
-            }
-            let object = self
-                .store
-                .open_object(&node.digest(), node.stored_bytes(), node.location()?);
-            match object {
-                Ok(ObjectBytes::Small(bytes)) => filled.write(workspace, &path, &bytes)?,
-                // A rewritten pack: the object is whole now, where the kernel finds it as well.
-                Ok(ObjectBytes::Whole(_)) => {}
-                Err(error) => filled.lose(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn fill_patched(&self, workspace: &Workspace, view: &View, filled: &mut Filled) -> Result<()> {
-        let directory = self.root.join("patched");
-        let tree = view.tree();
-        for id in 0..tree.node_count() {
-            let node = tree.node(NodeId(id))?;
-            if !node.has_placeholder() {
-                continue;
-            }
-            let path = sharded(&directory, &content_name(view, node)?);
-            if !path.exists() {
-                match view.read(node) {
-                    Ok(bytes) => filled.write(workspace, &path, &bytes)?,
-                    Err(error) => filled.lose(error)?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Filled {
-    fn write(&mut self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut draft = Draft::create(workspace.path())?;
-        draft.write_all(bytes)?;
-        publish(draft, path)?;
-        self.written += 1;
-        self.written_bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Goes on after damage; a disk that fails is no damage.
-    fn lose(&mut self, error: Error) -> Result<()> {
-        match error {
-            Error::Missing { .. } | Error::Corrupt { .. } => {
-                self.lost.push(error);
-                Ok(())
-            }
-            error => Err(error),
-        }
-    }
 }
 
 /// What mounts need of the cache.
 #[derive(Debug, Default)]
 pub(crate) struct Keep {
-    files: HashSet<PathBuf>,
+    /// The directories of unpacked packs.
+    packs: HashSet<String>,
+    /// The directories of prefixes.
+    prefixes: HashSet<String>,
     /// Whether somebody may be about to link what nothing links to yet.
     pub(crate) is_linking: bool,
+}
+
+impl Keep {
+    /// What `tree` has of packs.
+    pub(crate) fn add_tree(&mut self, tree: &Tree) -> Result<()> {
+        for node in tree.files(false) {
+            if let Location::Pack(pack, _) = node?.location()? {
+                self.packs.insert(unpack::directory(&pack));
+            }
+        }
+        Ok(())
+    }
+
+    /// What looks different at the path `prefix`.
+    pub(crate) fn add_prefix(&mut self, prefix: &Path) {
+        if let Some(prefix) = prefix.to_str() {
+            self.prefixes.insert(Digest::of(prefix.as_bytes()).to_string());
+        }
+    }
 }
 
 /// What was removed from the cache.
@@ -319,10 +225,6 @@ pub(crate) struct Keep {
 pub(crate) struct Evicted {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
-}
-
-fn named(path: &Path) -> Option<Digest> {
-    path.file_name()?.to_str()?.parse().ok()
 }
 
 /// Copies the content of `node` into `file`, and gives it its time and the mode 0444, or 0555 if it is executable. On the
@@ -369,6 +271,36 @@ impl CopyError {
         }
     }
 }
+
+/// Where the content of `node` is found, in one of [`Cache::content_directories`] or, if it has a placeholder, in
+/// [`Cache::patched_directory`]: a directory, a slash, a name.
+///
+/// # Errors
+/// When the tree is damaged.
+pub fn content_path(node: Node<'_>) -> Result<String> {
+    if let Some(placeholder) = node.placeholder()? {
+        let mut name = Writer::default();
+        name.raw(node.digest().as_bytes());
+        placeholder.write(&mut name);
+        return Ok(format!("{PATCHED_PART}/{}", Digest::of(&name.finish())));
+    }
+    Ok(match node.location()? {
+        Location::Object => {
+            let name = node.digest().to_string();
+            format!("{}/{name}", &name[..2])
+        }
+        Location::Pack(pack, offset) => {
+            format!(
+                "{}/{}",
+                unpack::directory(&pack),
+                unpack::name(offset, node.stored_bytes())
+            )
+        }
+    })
+}
+
+/// The part of the cache for a prefix that overlayfs is pointed to; no pack and no object has such a directory.
+const PATCHED_PART: &str = "pf";
 
 /// What names the content of a file as it is seen.
 fn content_name(view: &View, node: Node<'_>) -> Result<Digest> {

@@ -5,10 +5,13 @@
 //! always: the content is synced, then renamed to its name, then the directory that holds the name is synced.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{IoContext, Result};
 
@@ -25,9 +28,7 @@ pub(crate) struct Draft {
 impl Draft {
     /// Starts a file in `directory`, which must be on the file system of its later place.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("draft-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = directory.join(name);
+        let path = draft_path(directory);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -77,6 +78,69 @@ impl Drop for Draft {
     }
 }
 
+/// A directory that is being filled and has no name that readers know: what is in it appears all at once. Removed when
+/// dropped unpublished. Not durable: for what is trusted only until the machine stops.
+pub(crate) struct DraftDirectory {
+    directory: OwnedFd,
+    path: PathBuf,
+    published: bool,
+}
+
+impl DraftDirectory {
+    /// Starts a directory in `workspace`, which must be on the file system of its later place.
+    pub(crate) fn create(workspace: &Path) -> Result<Self> {
+        let path = draft_path(workspace);
+        fs::create_dir(&path).at("create", &path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .at("open", &path)?;
+        Ok(Self {
+            directory,
+            path,
+            published: false,
+        })
+    }
+
+    /// Writes a file of the directory: an open, a write and a close, because a draft of each would cost as much again.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let write = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(PUBLISHED_MODE))?;
+            File::from(file).write_all(bytes)
+        };
+        write().at("write", &self.path.join(name))
+    }
+
+    /// Gives the directory its name, unless another one has it: then that one stays.
+    pub(crate) fn publish(mut self, destination: &Path) -> Result<()> {
+        match fs::rename(&self.path, destination) {
+            Ok(()) => {
+                self.published = true;
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
+            result => result.at("publish", destination),
+        }
+    }
+}
+
+impl Drop for DraftDirectory {
+    fn drop(&mut self) {
+        if !self.published {
+            // A draft that stays behind is swept with its workspace.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A name that no other draft has.
+fn draft_path(workspace: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    workspace.join(format!("draft-{}-{number}", std::process::id()))
+}
+
 /// Writes `bytes` to `destination` so that readers see all of it or nothing, and it survives a power cut.
 pub(crate) fn write(workspace: &Path, destination: &Path, bytes: &[u8]) -> Result<()> {
     let mut draft = Draft::create(workspace)?;
@@ -108,36 +172,74 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
 /// Moves a file, and says whether it was there. Not durable until the directories are synced.
 pub(crate) fn move_file(from: &Path, to: &Path) -> Result<bool> {
     match fs::rename(from, to) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         result => result.at("move", from).map(|()| true),
     }
 }
 
-/// Moves a directory that nobody else writes to.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).at("move", from)
+/// Gives a file another name, in place of what is called so.
+pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
+    fs::rename(path, by).at("put aside", path)
 }
 
-/// Sets the modification time of a file to now.
+/// Makes now the time of a file, for those who ask when it was used. Content is as it was.
 pub(crate) fn touch(path: &Path) -> Result<()> {
-    let file = File::open(path).at("open", path)?;
-    file.set_modified(std::time::SystemTime::now()).at("touch", path)
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let now = TimeSpec::UTIME_NOW;
+    utimensat(nix::fcntl::AT_FDCWD, path, &now, &now, UtimensatFlags::FollowSymlink).at("set the time of", path)
 }
 
 /// Removes a file; one that is already gone is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at("remove", path),
     }
 }
 
-/// Removes a directory with all that is in it; one that is already gone is fine.
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+/// Removes a directory with all that is in it, also directories that their owner has closed, as overlayfs leaves them; one
+/// that is already gone is fine.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            open_directories(path).and_then(|()| fs::remove_dir_all(path))
+        }
+        result => result,
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.at("remove", path),
     }
+}
+
+/// Lets the owner of a directory, and of those in it, list and change them.
+fn open_directories(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a directory, sorted; none where there is no directory.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("list", directory)?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .at("list", directory)?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn parent(path: &Path) -> &Path {

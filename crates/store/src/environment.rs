@@ -37,6 +37,9 @@ pub struct Environment {
     pub base: Option<Digest>,
     /// The packages that are not its base's, in link order.
     pub packages: Vec<Package>,
+    /// The layer of what the link scripts of `packages` wrote, if they have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_scripts: Option<Sha256>,
     /// Environment variables that activation sets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
@@ -118,6 +121,7 @@ impl Environment {
             tree,
             base: None,
             packages: Vec::new(),
+            link_scripts: None,
             variables: BTreeMap::new(),
             created_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
             added: Written::default(),
@@ -134,7 +138,20 @@ impl Environment {
         // A record in its place keeps all that it refers to in its place: nothing is moved between here and there.
         let _shared = store.share()?;
         self.secure(store)?;
-        durable::write(workspace.path(), &path(store, &self.signature), &text)
+        durable::write(workspace.path(), &store.path(&name(&self.signature)), &text)
+    }
+
+    /// Whether it, or one that it stands on, holds a captured layer, so that its packages do not say all that is in it.
+    ///
+    /// # Errors
+    /// When the record of its base is missing or damaged.
+    pub fn is_changed(&self, store: &Store) -> Result<bool> {
+        match self.base {
+            None => Ok(false),
+            // Only a commit adds no package.
+            Some(_) if self.packages.is_empty() => Ok(true),
+            Some(base) => load(store, &base)?.is_changed(store),
+        }
     }
 
     /// Puts back what a collection has moved of what the record refers to. The layers are only for later builds: one that
@@ -200,31 +217,36 @@ pub fn load(store: &Store, signature: &Digest) -> Result<Environment> {
     get(store, signature)?.ok_or_else(|| store.missing("environment", signature.to_string()))
 }
 
-/// When the environment was last mounted, run, built or found built: the modification time of its record, in seconds since
-/// 1970-01-01 UTC.
-///
-/// # Errors
-/// When there is no such environment.
-pub fn last_used_unix_s(store: &Store, signature: &Digest) -> Result<u64> {
-    let path = path(store, signature);
-    let modified = path
-        .metadata()
-        .and_then(|metadata| metadata.modified())
-        .at("inspect", &path)?;
-    Ok(modified
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |age| age.as_secs()))
+/// What the file of a record says besides its content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose it is.
+    pub owner_uid: Option<u32>,
+    /// When the environment was used last, or made, in seconds since 1970-01-01 UTC.
+    pub last_used_unix_s: Option<u64>,
 }
 
-/// Notes that the environment is used now. Of a store that belongs to somebody else the use is not noted.
+/// What the file of the record of `signature` says besides its content.
+#[must_use]
+pub fn facts(store: &Store, signature: &Digest) -> Facts {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path(store, signature)).ok();
+    Facts {
+        owner_uid: metadata.as_ref().map(std::fs::Metadata::uid),
+        last_used_unix_s: metadata.and_then(|metadata| metadata.mtime().try_into().ok()),
+    }
+}
+
+/// Notes in the time of its record that an environment is used now. In a store of somebody else that is not allowed, in one
+/// below not done, and neither is a failure.
 pub fn touch(store: &Store, signature: &Digest) {
-    let _ = durable::touch(&path(store, signature));
+    let _ = durable::touch(&store.path(&name(signature)));
 }
 
 /// Puts the record of an environment back into its place, with all that it refers to.
 fn secure_record(store: &Store, signature: &Digest) -> Result<()> {
-    let place = path(store, signature);
-    if place.exists() {
+    let place = own_path(store, signature);
+    if path(store, signature).exists() {
         return Ok(());
     }
     let name = format!("{signature}.json");
@@ -284,12 +306,22 @@ pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
         .collect())
 }
 
+/// Of the environments of this store, not of one below.
+pub(crate) fn own_signatures(store: &Store) -> Result<Vec<Digest>> {
+    Ok(named(&crate::store::list(&store.path("environments"))?))
+}
+
+fn named(paths: &[PathBuf]) -> Vec<Digest> {
+    let names = paths.iter().filter_map(|path| path.file_stem()?.to_str()?.parse().ok());
+    names.collect()
+}
+
 pub(crate) fn signatures(store: &Store) -> Result<Vec<Digest>> {
-    let paths = crate::store::list(&store.path("environments"))?;
-    Ok(paths
-        .iter()
-        .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
-        .collect())
+    let mut signatures = named(&store.list_all("environments")?);
+    // Both stores may have the same one.
+    signatures.sort();
+    signatures.dedup();
+    Ok(signatures)
 }
 
 fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment> {
@@ -309,7 +341,16 @@ fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment>
 }
 
 pub(crate) fn path(store: &Store, signature: &Digest) -> PathBuf {
-    store.path("environments").join(format!("{signature}.json"))
+    store.find(&name(signature))
+}
+
+/// Where the record is put.
+pub(crate) fn own_path(store: &Store, signature: &Digest) -> PathBuf {
+    store.path(&name(signature))
+}
+
+fn name(signature: &Digest) -> String {
+    format!("environments/{signature}.json")
 }
 
 #[cfg(test)]

@@ -83,7 +83,12 @@ impl Store {
     pub fn layer(&self, archive: &Sha256) -> Result<Option<Layer>> {
         let path = self.layer_path(archive);
         match fs::read(&path) {
-            Ok(bytes) => Layer::read(&path, &bytes).map(Some),
+            Ok(bytes) => {
+                // A build that uses it may mount its files before any record refers to them: within the grace of a
+                // collection it stays, with its objects.
+                let _ = durable::touch(&self.path(&layer_name(archive)));
+                Layer::read(&path, &bytes).map(Some)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.restore_layer(archive),
             Err(source) => Err(Error::Io {
                 action: "read",
@@ -105,6 +110,14 @@ impl Store {
         Ok(Some(layer).filter(|_| is_whole && trash::restore(self.root(), "layers", &self.layer_path(archive))))
     }
 
+    /// The layer called `name`, which something refers to.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn require_layer(&self, name: &Sha256) -> Result<Layer> {
+        self.layer(name)?.ok_or_else(|| self.missing("layer", name.to_string()))
+    }
+
     /// Whether the archive with this SHA-256 was ingested.
     #[must_use]
     pub fn has_layer(&self, archive: &Sha256) -> bool {
@@ -112,8 +125,12 @@ impl Store {
     }
 
     pub(crate) fn layer_path(&self, archive: &Sha256) -> PathBuf {
-        self.path("layers").join(archive.to_string())
+        self.find(&layer_name(archive))
     }
+}
+
+fn layer_name(archive: &Sha256) -> String {
+    format!("layers/{archive}")
 }
 
 impl Layer {
@@ -125,7 +142,7 @@ impl Layer {
         let bytes = self.to_bytes();
         let _shared = store.share()?;
         self.secure(store)?;
-        durable::write(workspace.path(), &store.layer_path(&self.archive), &bytes)?;
+        durable::write(workspace.path(), &store.path(&layer_name(&self.archive)), &bytes)?;
         Ok(bytes.len() as u64)
     }
 

@@ -37,6 +37,8 @@ use crate::lock::FileLock;
 use crate::pack::{self, PackEntry};
 use crate::trash;
 
+pub(crate) use crate::durable::list;
+
 /// The version of the layout above. A store of another version is refused, so a new one needs a migration.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -46,7 +48,16 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// A store that is only read: what it holds need not be here.
+    lower: Option<Store>,
     packs: Mutex<PackCache>,
+}
+
+/// Nothing is removed from a store, nor from the one below it, while this lives.
+#[derive(Debug)]
+pub struct SharedLock {
+    _own: FileLock,
+    _lower: Option<Box<Self>>,
 }
 
 /// What is known of the packs so far.
@@ -113,13 +124,37 @@ impl Store {
     /// # Errors
     /// When the directory cannot be made or read, or was made by a newer version.
     pub fn open(root: &Path) -> Result<Self> {
-        let root = std::path::absolute(root).at("resolve", root)?;
-        let store = Self(Arc::new(Inner {
-            root,
+        Self::new(root, None)?.opened()
+    }
+
+    /// Opens the store at `root` over the one at `lower`, such as a user's over the system's. What the lower one holds is found
+    /// as if it were here, and is not written again; nothing is ever written there.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; or when there is no store at `lower`.
+    pub fn open_over(root: &Path, lower: &Path) -> Result<Self> {
+        let lower = Self::new(lower, None)?;
+        let format = lower.path("FORMAT");
+        lower.check_format(&fs::read(&format).at("read", &format)?, false)?;
+        let upper = Self::new(root, Some(lower.clone()))?;
+        if is_same_directory(upper.root(), lower.root()) {
+            return lower.opened();
+        }
+        upper.opened()
+    }
+
+    fn new(root: &Path, lower: Option<Self>) -> Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            root: std::path::absolute(root).at("resolve", root)?,
+            lower,
             packs: Mutex::default(),
-        }));
+        })))
+    }
+
+    fn opened(self) -> Result<Self> {
+        let store = self;
         match fs::read(store.path("FORMAT")) {
-            Ok(bytes) => store.check_format(&bytes)?,
+            Ok(bytes) => store.check_format(&bytes, true)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.initialise()?,
             Err(source) => {
                 return Err(Error::Io {
@@ -136,6 +171,19 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// The store below this one, which is only read.
+    #[must_use]
+    pub fn lower(&self) -> Option<&Self> {
+        self.0.lower.as_ref()
+    }
+
+    /// The directories that hold whole objects, this store's first.
+    #[must_use]
+    pub fn object_directories(&self) -> Vec<PathBuf> {
+        let below = self.lower().map(Self::object_directories).unwrap_or_default();
+        [vec![self.path("objects")], below].concat()
     }
 
     /// An empty directory in which private mounts are made.
@@ -155,8 +203,16 @@ impl Store {
     ///
     /// # Errors
     /// When the lock file cannot be opened.
-    pub fn share(&self) -> Result<FileLock> {
-        FileLock::shared(&self.path("lock"))
+    pub fn share(&self) -> Result<SharedLock> {
+        let lower = match self.lower().map(Self::share).transpose() {
+            // Where no lock can be had, as on a medium that cannot be written, nobody removes anything either.
+            Err(Error::Io { .. }) => None,
+            lower => lower?,
+        };
+        Ok(SharedLock {
+            _own: FileLock::shared(&self.path("lock"))?,
+            _lower: lower.map(Box::new),
+        })
     }
 
     /// Waits until nobody holds [`Store::share`], for who removes things.
@@ -195,7 +251,7 @@ impl Store {
                 }
                 Ok(ObjectBytes::Whole(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search(digest, size_bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search(digest, size_bytes, location),
             Err(source) => Err(Error::Io {
                 action: "open",
                 path,
@@ -220,10 +276,11 @@ impl Store {
         if packs.indexed.is_empty() {
             self.index_packs(&mut packs)?;
         }
-        Ok(packs
-            .index
-            .get(digest)
-            .map(|(pack, entry)| Location::Pack(*pack, entry.offset_bytes)))
+        match (packs.index.get(digest), self.lower()) {
+            (Some((pack, entry)), _) => Ok(Some(Location::Pack(*pack, entry.offset_bytes))),
+            (None, Some(lower)) => lower.locate(digest),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Where the object called `digest` is, also if another process has brought it since this one looked.
@@ -281,8 +338,12 @@ impl Store {
     /// Where a whole object is, or would be.
     #[must_use]
     pub fn object_path(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.to_string();
-        self.path("objects").join(&hex[..2]).join(&hex)
+        self.find(&object_name(digest))
+    }
+
+    /// Where a whole object is put.
+    pub(crate) fn own_object_path(&self, digest: &Digest) -> PathBuf {
+        self.path(&object_name(digest))
     }
 
     /// How many objects are in packs.
@@ -294,12 +355,35 @@ impl Store {
         Ok(self.packs().index.len() as u64)
     }
 
+    /// Where `name` is put in this store.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.root.join(name)
     }
 
+    /// Where `name` is found: in this store or in the one below; where it would be put, if it is nowhere.
+    pub(crate) fn find(&self, name: &str) -> PathBuf {
+        let own = self.path(name);
+        match self.lower() {
+            Some(lower) if !own.exists() => Some(lower.find(name)).filter(|below| below.exists()).unwrap_or(own),
+            _ => own,
+        }
+    }
+
+    /// The entries of the directory `name` here and in the store below, sorted.
+    pub(crate) fn list_all(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut paths = list(&self.path(name))?;
+        if let Some(lower) = self.lower() {
+            paths.extend(lower.list_all(name)?);
+        }
+        Ok(paths)
+    }
+
     pub(crate) fn pack_path(&self, id: &Digest) -> PathBuf {
-        self.path("packs").join(format!("{id}.pack"))
+        self.find(&pack_name(id))
+    }
+
+    pub(crate) fn own_pack_path(&self, id: &Digest) -> PathBuf {
+        self.path(&pack_name(id))
     }
 
     pub(crate) fn missing(&self, kind: &'static str, name: String) -> Error {
@@ -313,7 +397,7 @@ impl Store {
     /// Remembers a pack that was just published.
     pub(crate) fn add_to_index(&self, id: Digest, entries: Vec<PackEntry>) {
         let mut packs = self.packs();
-        packs.indexed.insert(self.pack_path(&id));
+        packs.indexed.insert(self.own_pack_path(&id));
         for entry in entries {
             packs.index.insert(entry.digest, (id, entry));
         }
@@ -336,7 +420,7 @@ impl Store {
         durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)
     }
 
-    fn check_format(&self, bytes: &[u8]) -> Result<()> {
+    fn check_format(&self, bytes: &[u8], is_written: bool) -> Result<()> {
         let path = self.path("FORMAT");
         let format: Format = serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
         let newer = |what| {
@@ -348,7 +432,8 @@ impl Store {
         if format.format > FORMAT_VERSION {
             return newer(format!("format {}", format.format));
         }
-        match format.incompatible.iter().chain(&format.read_only_compatible).next() {
+        let of_writers = format.read_only_compatible.iter().filter(|_| is_written);
+        match format.incompatible.iter().chain(of_writers).next() {
             Some(feature) => newer(format!("the feature `{feature}`")),
             None => Ok(()),
         }
@@ -367,8 +452,8 @@ impl Store {
         (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    /// The object wherever it is: in a pack that was written since, or removed and not yet unlinked.
-    fn search(&self, digest: &Digest, size_bytes: u64) -> Result<ObjectBytes> {
+    /// The object wherever it is: in a pack that was written since, removed and not yet unlinked, or in the store below.
+    fn search(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
         if let Some(found) = self.find_packed(digest, size_bytes) {
             return Ok(ObjectBytes::Small(found));
         }
@@ -382,13 +467,14 @@ impl Store {
             return Ok(ObjectBytes::Whole(file));
         }
         let known = self.packs().index.get(digest).copied();
-        match (self.find_packed(digest, size_bytes), known) {
-            (Some(found), _) => Ok(ObjectBytes::Small(found)),
-            (None, Some((pack, _))) => Err(Error::corrupt(
+        match (self.find_packed(digest, size_bytes), known, self.lower()) {
+            (Some(found), _, _) => Ok(ObjectBytes::Small(found)),
+            (None, None, Some(lower)) => lower.open_object(digest, size_bytes, location),
+            (None, Some((pack, _)), _) => Err(Error::corrupt(
                 &self.pack_path(&pack),
                 format!("object {digest} is not what its name says"),
             )),
-            (None, None) => Err(self.missing("object", digest.to_string())),
+            (None, None, None) => Err(self.missing("object", digest.to_string())),
         }
     }
 
@@ -432,6 +518,9 @@ impl Store {
         self.recover(digest)?;
         if path.exists() || self.packs().index.contains_key(digest) {
             return Ok(());
+        }
+        if let Some(lower) = self.lower() {
+            return lower.require(digest).map(drop);
         }
         Err(self.missing("object", digest.to_string()))
     }
@@ -503,24 +592,24 @@ impl Secured {
     }
 }
 
+fn object_name(digest: &Digest) -> String {
+    let hex = digest.to_string();
+    format!("objects/{}/{hex}", &hex[..2])
+}
+
+fn pack_name(id: &Digest) -> String {
+    format!("packs/{id}.pack")
+}
+
+/// Whether both are the same directory, by whatever paths.
+fn is_same_directory(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Store").field(&self.0.root).finish()
     }
-}
-
-/// The entries of a directory, sorted; none where there is no directory.
-pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.at("list", directory)?,
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .at("list", directory)?;
-    paths.sort();
-    Ok(paths)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(crate) const KINDS: [&str; 5] = ["environments", "layers", "trees", "packs",
 /// Who may not write to the store finds nothing.
 pub(crate) fn restore(root: &Path, kind: &str, place: &Path) -> bool {
     let Some(name) = place.file_name() else { return false };
-    let generations = crate::store::list(&root.join("trash")).unwrap_or_default();
+    let generations = durable::list(&root.join("trash")).unwrap_or_default();
     let mut found = generations.iter().filter(|path| is_generation(path));
     found.any(|generation| {
         let aside = generation.join(kind).join(name);
@@ -40,7 +40,7 @@ pub(crate) fn restore(root: &Path, kind: &str, place: &Path) -> bool {
 
 /// Where the thing of this kind called `name` lies now, for who wants to look at it before it comes back.
 pub(crate) fn find(root: &Path, kind: &str, name: &str) -> Option<PathBuf> {
-    let generations = crate::store::list(&root.join("trash")).ok()?;
+    let generations = durable::list(&root.join("trash")).ok()?;
     let mut asides = generations
         .iter()
         .filter(|path| is_generation(path))
@@ -50,13 +50,13 @@ pub(crate) fn find(root: &Path, kind: &str, name: &str) -> Option<PathBuf> {
 
 /// Everything of this kind that can come back.
 pub(crate) fn all(root: &Path, kind: &str) -> Vec<PathBuf> {
-    let generations = crate::store::list(&root.join("trash")).unwrap_or_default();
+    let generations = durable::list(&root.join("trash")).unwrap_or_default();
     let kinds = generations
         .iter()
         .filter(|path| is_generation(path))
         .map(|path| path.join(kind));
     kinds
-        .flat_map(|directory| crate::store::list(&directory).unwrap_or_default())
+        .flat_map(|directory| durable::list(&directory).unwrap_or_default())
         .collect()
 }
 
@@ -74,7 +74,7 @@ impl Generation {
     pub(crate) fn create(root: &Path) -> Result<Self> {
         let trash = root.join("trash");
         durable::create_directory(&trash)?;
-        let numbers = crate::store::list(&trash)?;
+        let numbers = durable::list(&trash)?;
         let last = numbers.iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;
             name.trim_start_matches('.').parse::<u64>().ok()
@@ -107,7 +107,7 @@ impl Generation {
 
     /// Those that are there, of this and of earlier collections.
     pub(crate) fn all(root: &Path) -> Result<Vec<Self>> {
-        let found = crate::store::list(&root.join("trash"))?;
+        let found = durable::list(&root.join("trash"))?;
         let generations = found.into_iter().filter(|path| is_generation(path));
         Ok(generations
             .map(|path| {
@@ -141,21 +141,21 @@ impl Generation {
 
     /// What of this kind is in it.
     pub(crate) fn contents(&self, kind: &str) -> Result<Vec<PathBuf>> {
-        crate::store::list(&self.path.join(kind))
+        durable::list(&self.path.join(kind))
     }
 
     /// From now on nothing comes back from it: it can be unlinked at leisure.
     pub(crate) fn seal(self) -> Result<PathBuf> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let sealed = self.path.with_file_name(format!(".{name}"));
-        durable::rename(&self.path, &sealed)?;
+        durable::replace(&self.path, &sealed)?;
         Ok(sealed)
     }
 }
 
 /// Unlinks what was sealed, also by a collection that died meanwhile.
 pub(crate) fn unlink_sealed(root: &Path) -> Result<()> {
-    for path in crate::store::list(&root.join("trash"))? {
+    for path in durable::list(&root.join("trash"))? {
         if !is_generation(&path) {
             // What stays is a draft or a sealed one; nobody else writes here.
             if path.is_dir() {

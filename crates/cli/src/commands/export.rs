@@ -56,8 +56,8 @@ struct Found {
 pub(crate) fn execute(context: &Context, args: &ExportArgs) -> Result<ExitCode, CliError> {
     let found = match Reference::parse(&args.environment)? {
         Reference::Built(handle) => args.of_environment(context, &handle.environment(context)?)?,
-        Reference::LockFile(path) => args.of_lock(path)?,
-        Reference::SpecFile(path) => args.of_spec(context, path)?,
+        Reference::LockFile(path) => args.of_lock(&path)?,
+        Reference::SpecFile(path) => args.of_spec(context, &path)?,
     };
     let asked = args.from_history.then(|| {
         let guess = || found.contents.first().map(Asked::guess);

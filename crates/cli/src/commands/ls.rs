@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use envfs_store::environment::{self, Environment};
+use envfs_store::index::Metadata;
 use envfs_store::names::Names;
 use envfs_store::{Digest, Store};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output;
+use crate::{metadata, output};
 
 /// List the environments of the store
 #[derive(Debug, clap::Args)]
@@ -26,23 +27,24 @@ struct Row {
     added_bytes: u64,
     added_inodes: u64,
     created_unix_s: u64,
-    last_used_unix_s: u64,
     names: Vec<String>,
+    /// What is known of its use; nothing where there is no index.
+    #[serde(flatten)]
+    metadata: Metadata,
 }
 
 pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, CliError> {
     let store = context.store()?;
-    let names = names(context, &store)?;
+    let mut names = names(context, &store)?;
+    let known = metadata::open(context, &store).and_then(|index| index.all().ok());
+    let mut known = known.unwrap_or_default();
     let mut rows = Vec::new();
     for environment in environment::list(&store)? {
         match environment.and_then(|environment| {
             let packages = environment.all_packages(&store)?.len();
-            let last_used_unix_s = environment::last_used_unix_s(&store, &environment.signature)?;
-            Ok(Row {
-                last_used_unix_s,
-                names: names.get(&environment.signature).cloned().unwrap_or_default(),
-                ..row(&environment, packages)
-            })
+            let metadata = known.remove(&environment.signature).unwrap_or_default();
+            let names = names.remove(&environment.signature).unwrap_or_default();
+            Ok(row(&environment, packages, names, metadata))
         }) {
             Ok(row) => rows.push(row),
             // One damaged record must not hide the others.
@@ -63,17 +65,18 @@ pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, Cli
                 "ADDED",
                 "INODES",
                 "AGE",
-                "USED",
+                "USES",
+                "LAST USE",
                 "NAMES",
             ],
-            &[2, 4, 5, 6, 7],
+            &[2, 4, 5, 6, 7, 8],
             &cells,
         )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(environment: &Environment, packages: usize) -> Row {
+fn row(environment: &Environment, packages: usize, names: Vec<String>, metadata: Metadata) -> Row {
     Row {
         signature: environment.signature.to_string(),
         subdir: environment.subdir.clone(),
@@ -83,8 +86,8 @@ fn row(environment: &Environment, packages: usize) -> Row {
         added_bytes: environment.added.bytes,
         added_inodes: environment.added.inodes,
         created_unix_s: environment.created_unix_s,
-        last_used_unix_s: environment.created_unix_s,
-        names: Vec::new(),
+        names,
+        metadata,
     }
 }
 
@@ -115,7 +118,10 @@ impl Row {
             output::bytes(self.added_bytes),
             self.added_inodes.to_string(),
             output::age(self.created_unix_s),
-            output::age(self.last_used_unix_s),
+            self.metadata.uses.to_string(),
+            self.metadata
+                .last_used_unix_s
+                .map_or_else(|| "-".to_owned(), output::age),
             self.names.join(" "),
         ]
     }

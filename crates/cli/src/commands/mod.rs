@@ -2,9 +2,11 @@
 
 pub(crate) mod build;
 pub(crate) mod commit;
+pub(crate) mod config;
 pub(crate) mod diff;
 pub(crate) mod discard;
 pub(crate) mod du;
+pub(crate) mod ensure;
 pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod lock;
@@ -21,4 +23,5 @@ pub(crate) mod show;
 pub(crate) mod store;
 pub(crate) mod umount;
 pub(crate) mod version;
+pub(crate) mod warm;
 pub(crate) mod why;

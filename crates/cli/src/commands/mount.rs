@@ -3,27 +3,26 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use envfs_fuse::backend::{self, Backend, Choice, UnknownBackend};
 use envfs_fuse::explain::{self, Purpose, Verdict};
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::service::Service;
-use envfs_store::Store;
-use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
-use envfs_store::view::View;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::{output, resolve, writable};
+use crate::serving::service;
+use crate::with::WithArgs;
+use crate::{metadata, output, writable};
 
 /// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs mount 3fb1c2d4 /envs/x                there when the command returns\n  \
     envfs mount environment.yml ./env           builds it first, if it is not built\n  \
+    envfs mount 3fb1c2d4 /envs/x --with httpx   with packages on top that enter no lock\n  \
     envfs mount 3fb1c2d4 /envs/x --foreground   until ^C, for service managers and containers\n  \
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \
     envfs mount --explain                       how it would be done here, and why not otherwise\n\n\
@@ -36,6 +35,8 @@ pub(crate) struct MountArgs {
     /// An existing empty directory
     #[arg(required_unless_present = "explain")]
     path: Option<PathBuf>,
+    #[command(flatten)]
+    with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Say which backend would be taken by `mount` and `run`, and why not the others
@@ -117,10 +118,14 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         return explain(context);
     }
     // Before anything is built: a directory that cannot be mounted on stays one.
+    if args.writable {
+        writable::check_mount()?;
+    }
     let mount_point = mount::check_mount_point(path)?;
-    let environment = resolve::environment(context, environment)?;
+    let environment = args.with.environment(context, environment)?;
     let store = context.store()?;
     context.claim(&store, &environment.signature, &mount_point)?;
+    metadata::used(context, &store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,
@@ -143,24 +148,6 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         tell(context, &service, backend)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What serves `environment` as it is seen at `mount_point`.
-pub(crate) fn service(
-    store: &Store,
-    environment: &Environment,
-    mount_point: &Path,
-    kind: LeaseKind,
-) -> Result<Service, CliError> {
-    let tree = Arc::new(store.tree(&environment.tree)?);
-    Ok(Service {
-        view: View::new(store, tree, mount_point)?,
-        store: store.clone(),
-        tree: environment.tree,
-        signature: environment.signature,
-        mount_point: mount_point.to_owned(),
-        kind,
-    })
 }
 
 fn tell(context: &Context, service: &Service, backend: Backend) -> Result<(), CliError> {

@@ -3,7 +3,9 @@
 mod model;
 mod mounts;
 mod prepared;
+mod recovery;
 mod runs;
+mod sandboxes;
 
 use envfs_fuse::backend::{BACKENDS, Backend};
 
@@ -42,6 +44,10 @@ pub(crate) const CASES: &[&Case] = &[
     &mounts::FOREGROUND,
     &mounts::THREADS,
     &mounts::PASSTHROUGH,
+    &recovery::KILLED_SERVERS,
+    &recovery::KILLED_SERVERS_OF_RUNS,
+    &recovery::KILLED_KEEPER,
+    &recovery::GIVEN_UP,
     &prepared::STATUS,
     &prepared::AT_ONCE,
     &prepared::PREFIXES,
@@ -59,4 +65,7 @@ pub(crate) const CASES: &[&Case] = &[
     &runs::NESTED,
     &runs::PUBLIC,
     &runs::MANY,
+    &sandboxes::WRITTEN,
+    &sandboxes::LIMITED,
+    &sandboxes::ENDED,
 ];

@@ -151,6 +151,7 @@ impl Room {
     ) -> Result<Built, BuildError> {
         let network = Network::new(NetworkOptions::new(self.path("cache"), self.path("root"))).unwrap();
         let request = BuildRequest {
+            link_scripts: None,
             packages: packages.to_owned(),
             wheels: wheels.to_owned(),
             bytecode,

@@ -23,7 +23,7 @@ pub(crate) struct Live {
 impl Live {
     /// Marks what the environments in their places hold that were not looked at before, except for the `doomed`.
     pub(crate) fn mark_environments(&mut self, store: &Store, doomed: &HashSet<Digest>) -> Result<()> {
-        for signature in environment::signatures(store)? {
+        for signature in environment::own_signatures(store)? {
             if !self.environments.contains(&signature)
                 && !doomed.contains(&signature)
                 && let Some(environment) = environment::get(store, &signature)?

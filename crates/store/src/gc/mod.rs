@@ -69,9 +69,6 @@ pub trait Machine {
 
     /// Where an environment is seen whenever it is run: what the cache holds for that place stays.
     fn usual_place(&self, signature: &Digest) -> std::path::PathBuf;
-
-    /// The properties of images that enter their names in the cache.
-    fn image_salts(&self) -> Vec<&'static [u8]>;
 }
 
 /// What was collected.
@@ -170,7 +167,7 @@ pub fn holders(store: &Store, object: &Digest) -> Result<Vec<Digest>> {
 
 /// All environments in their places.
 pub(crate) fn load_all(store: &Store) -> Result<BTreeMap<Digest, Environment>> {
-    let signatures = environment::signatures(store)?.into_iter();
+    let signatures = environment::own_signatures(store)?.into_iter();
     signatures
         .filter_map(|signature| match environment::get(store, &signature) {
             Ok(found) => found.map(|environment| Ok((signature, environment))),
@@ -190,7 +187,7 @@ fn choose_environments(
     let mut candidates = Vec::new();
     for (signature, environment) in environments {
         if !kept.contains_key(signature)
-            && let Ok(last_used_unix_s) = environment::last_used_unix_s(store, signature)
+            && let Some(last_used_unix_s) = environment::facts(store, signature).last_used_unix_s
         {
             candidates.push(Candidate {
                 signature: *signature,

@@ -14,7 +14,6 @@ use crate::lease;
 use crate::pack;
 use crate::store::{Store, list};
 use crate::trash::{self, Generation};
-use crate::view::View;
 use crate::workspace::{self, Workspace};
 
 /// How much is moved while nobody else may begin to rely on anything: some milliseconds of work.
@@ -85,7 +84,7 @@ impl<'a> Sweep<'a> {
             (std::cmp::Reverse(depth), *signature)
         });
         for signature in signatures {
-            self.take("environments", &environment::path(self.store, &signature))?;
+            self.take("environments", &environment::own_path(self.store, &signature))?;
             self.collected.environments.push(signature);
         }
         self.sync(&["environments"])
@@ -155,47 +154,34 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// Removes copies from the cache that nothing needs: of small objects that are gone, of files at places where nothing is
-    /// mounted, and images of such places.
+    /// Removes copies from the cache that nothing needs: of packs that no tree names, and of files at places where nothing is
+    /// mounted.
     pub(super) fn cache(&mut self, machine: &dyn Machine) -> Result<()> {
         let Some(boot) = machine.boot() else { return Ok(()) };
         let Some(cache) = Cache::existing(self.store, &boot) else {
             return Ok(());
         };
-        let salts = machine.image_salts();
         let uses = machine.uses()?;
-        // In turns, so that whoever begins to mount waits for one only, and is then known by its claim.
-        loop {
-            let _alone = self.store.exclude()?;
-            self.live.mark_environments(self.store, &self.doomed)?;
-            let mut keep = Keep::default();
-            let mut places: Vec<(Digest, PathBuf)> = Vec::new();
-            for signature in self.live.environments() {
-                places.push((*signature, machine.usual_place(signature)));
-                let digits = signature.to_string();
-                let used = uses.iter().filter(|used| digits.starts_with(&used.signature_digits));
-                places.extend(used.map(|used| (*signature, used.mount_point.clone())));
-            }
-            let leases = lease::list(self.store)?;
-            keep.is_linking = leases.iter().any(|lease| lease.kind == lease::LeaseKind::Claim);
-            places.extend(leases.into_iter().map(|lease| (lease.signature, lease.mount_point)));
-            for (signature, place) in places {
-                let Some(environment) = environment::get(self.store, &signature)? else {
-                    continue;
-                };
-                let tree = std::sync::Arc::new(self.store.tree(&environment.tree)?);
-                if let Ok(view) = View::new(self.store, tree, &place) {
-                    cache.keep(&mut keep, &environment.tree, &view, &salts)?;
-                }
-            }
-            let is_live = |digest: &Digest| self.live.has_object(digest);
-            let evicted = cache.evict(&keep, &is_live, BATCH_FILES as u64, self.dry_run)?;
-            self.collected.cached += evicted.files;
-            self.collected.freed_bytes += evicted.bytes;
-            if self.dry_run || evicted.files < BATCH_FILES as u64 {
-                return Ok(());
+        // Whoever begins to mount is known by its claim.
+        let _alone = self.store.exclude()?;
+        self.live.mark_environments(self.store, &self.doomed)?;
+        let mut keep = Keep::default();
+        for signature in self.live.environments() {
+            keep.add_prefix(&machine.usual_place(signature));
+            if let Some(environment) = environment::get(self.store, signature)? {
+                keep.add_tree(&self.store.tree(&environment.tree)?)?;
             }
         }
+        uses.iter().for_each(|used| keep.add_prefix(&used.mount_point));
+        for lease in lease::list(self.store)? {
+            keep.is_linking |= lease.kind == lease::LeaseKind::Claim;
+            keep.add_prefix(&lease.mount_point);
+        }
+        // What is put aside is removed with the workspace.
+        let evicted = cache.evict(&keep, self.workspace, self.dry_run)?;
+        self.collected.cached += evicted.files;
+        self.collected.freed_bytes += evicted.bytes;
+        Ok(())
     }
 
     /// Unlinks what is in the trash, and on which nobody can rely any more.

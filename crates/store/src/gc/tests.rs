@@ -44,10 +44,6 @@ impl Machine for Nowhere<'_> {
     fn usual_place(&self, signature: &Digest) -> PathBuf {
         Path::new("/envs").join(&signature.to_string()[..16])
     }
-
-    fn image_salts(&self) -> Vec<&'static [u8]> {
-        vec![b"salt"]
-    }
 }
 
 const NOW: Options = Options {
@@ -536,7 +532,7 @@ fn collections_beside_builds_and_reads() {
                 let mut random = 77 + reader;
                 let store = Store::open(root).unwrap();
                 while writing.load(Ordering::Relaxed) > 0 {
-                    let signatures = environment::signatures(&store).unwrap();
+                    let signatures = environment::own_signatures(&store).unwrap();
                     let Some(signature) = signatures.get(next(&mut random, 100) as usize % signatures.len().max(1))
                     else {
                         continue;
