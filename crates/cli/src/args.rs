@@ -51,6 +51,9 @@ pub(crate) enum Command {
     Rollback(commands::rollback::RollbackArgs),
     Pin(commands::pin::PinArgs),
     Owner(commands::owner::OwnerArgs),
+    Gc(commands::gc::GcArgs),
+    Why(commands::why::WhyArgs),
+    Du(commands::du::DuArgs),
     Store(commands::store::StoreArgs),
     Config(commands::config::ConfigArgs),
     /// What this program calls itself with, to run a command in a sandbox

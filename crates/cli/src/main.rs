@@ -8,6 +8,7 @@ mod context;
 mod error;
 mod known;
 mod link_scripts;
+mod machine;
 mod metadata;
 mod naming;
 mod output;
@@ -16,7 +17,9 @@ mod recipe;
 mod resolve;
 mod sandbox;
 mod sandboxed;
+mod serving;
 mod solving;
+mod stable;
 mod surroundings;
 mod units;
 mod with;
@@ -64,6 +67,9 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Rollback(args) => commands::rollback::execute(context, args),
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Gc(args) => commands::gc::execute(context, args),
+        Command::Why(args) => commands::why::execute(context, args),
+        Command::Du(args) => commands::du::execute(context, args),
         Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),

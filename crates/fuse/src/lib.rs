@@ -62,7 +62,7 @@ pub mod unmount;
 pub mod warm;
 pub mod writable;
 
-pub use boot::BootError;
+pub use boot::{BootError, current as current_boot};
 pub use exec::Command;
 pub use limits::Limits;
 pub use namespace::private_prefix;
