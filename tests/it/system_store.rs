@@ -83,6 +83,13 @@ fn what_the_administrator_ensured_is_known_to_all() {
     );
     world.envfs.json(["ensure".as_ref(), spec.as_os_str()]);
     assert_eq!(world.json(&["ensure", "environment.yml"])["known"], true);
+    world.envfs.run(["name", "set", "team/app:current", &world.app]);
+    assert_eq!(world.json(&["show", "team/app:current"])["signature"], world.app);
+    // The user's own name hides it.
+    let more = world.ensure("more")["signature"].as_str().unwrap().to_owned();
+    world.run(&["name", "set", "team/app:current", &more]);
+    assert_eq!(world.json(&["show", "team/app:current"])["signature"], more);
+    assert_eq!(world.envfs.json(["show", "team/app:current"])["signature"], world.app);
 }
 
 #[test]

@@ -74,7 +74,14 @@ impl Handle {
         match self {
             Self::Signature(text) => Ok(environment::find(&store, text)?),
             Self::Name(name) => {
-                let signature = Names::of(&store).load(name)?.current.signature;
+                let own = Names::of(&store);
+                // A user's own name hides that of the system.
+                let named = match (own.get(name)?, store.lower()) {
+                    (None, Some(lower)) => Names::of(lower).load(name)?,
+                    (None, None) => return Err(NameError::Unknown(name.clone()).into()),
+                    (Some(named), _) => named,
+                };
+                let signature = named.current.signature;
                 environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
             }
         }
