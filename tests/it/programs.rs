@@ -7,7 +7,7 @@ use envfs_store::digest::Digest;
 use envfs_tests::data::{RealChannel, skip};
 use envfs_tests::mounted::{self, Who};
 use envfs_tests::program::{Envfs, finish};
-use envfs_tests::user;
+use envfs_tests::{pypi, user};
 
 /// What file systems are asked for. Prints what depends on who mounts.
 const FILE_SYSTEM: &str = include_str!("programs/file_system.py");
@@ -93,7 +93,14 @@ fn installers(who: Who) {
     let Some((envfs, channel, signature)) = room(who, &["conda", "pip", "wheel"]) else {
         return;
     };
-    let wheel = super::writable::wheel(envfs.path());
+    let greeting = [
+        ("greeting.py", "def main():\n    print('hello from', __file__)\n"),
+        (
+            "greeting-1.0.dist-info/entry_points.txt",
+            "[console_scripts]\ngreet = greeting:main\n",
+        ),
+    ];
+    let wheel = pypi::wheel(envfs.path(), "greeting", "1.0", &greeting);
     let pip = format!(
         "pip install --quiet --no-index {}; greet; pip uninstall --quiet -y wheel; ! python -c 'import wheel' 2> /dev/null",
         wheel.display()

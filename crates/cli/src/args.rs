@@ -12,7 +12,7 @@ use crate::context::Global;
     version,
     max_term_width = 100,
     after_help = "An environment (<ENV>) is a signature (its 64 hexadecimal digits, or the first 8 or more of them), \
-                  the path of a lock file (pixi.lock, conda-lock.yml, @EXPLICIT, pylock.toml, poetry.lock, uv.lock), or the \
+                  a name (`team/project:tag`; without a tag it is `current`), the path of a lock file (pixi.lock, conda-lock.yml, @EXPLICIT, pylock.toml, poetry.lock, uv.lock), or the \
                   path of a spec (environment.yml, requirements.txt, pyproject.toml).\n\n\
                   Examples:\n  \
                   envfs lock -f environment.yml                solve once, write pixi.lock\n  \
@@ -33,17 +33,25 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Build(commands::build::BuildArgs),
+    Ensure(commands::ensure::EnsureArgs),
     Export(commands::export::ExportArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
     Commit(commands::commit::CommitArgs),
     Discard(commands::discard::DiscardArgs),
     Run(commands::run::RunArgs),
+    Warm(commands::warm::WarmArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),
     Diff(commands::diff::DiffArgs),
+    Name(commands::name::NameArgs),
+    Promote(commands::promote::PromoteArgs),
+    Rollback(commands::rollback::RollbackArgs),
+    Pin(commands::pin::PinArgs),
+    Owner(commands::owner::OwnerArgs),
     Store(commands::store::StoreArgs),
+    Config(commands::config::ConfigArgs),
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,

@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
+use envfs_fuse::warm::WarmError;
 use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, UvError, WheelsError};
 use envfs_store::environment::FindError;
+use envfs_store::name::InvalidName;
+use envfs_store::names::NameError;
 use envfs_store::view::PrefixError;
 
 /// A failure, in words.
@@ -18,6 +21,7 @@ pub(crate) struct CliError {
     help: Vec<String>,
     exit_code: u8,
     is_silent: bool,
+    is_unreachable: bool,
 }
 
 impl CliError {
@@ -28,7 +32,13 @@ impl CliError {
             help: Vec::new(),
             exit_code: 1,
             is_silent: false,
+            is_unreachable: false,
         }
+    }
+
+    /// Whether somebody out there could not be asked, so that an older answer may do.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.is_unreachable
     }
 
     /// The request itself makes no sense: exit code 2.
@@ -62,6 +72,11 @@ impl CliError {
     pub(crate) fn in_one_line(&self) -> String {
         let parts = [&self.message].into_iter().chain(&self.causes);
         parts.map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
+    /// What went wrong, without why.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Prints the error and says how to exit.
@@ -109,6 +124,7 @@ macro_rules! from_errors {
 }
 
 from_errors!(
+    InvalidName,
     envfs_fuse::writable::WritableError,
     ChannelError,
     envfs_fuse::mount::MountError,
@@ -124,6 +140,7 @@ from_errors!(
     envfs_solver::RequirementError,
     envfs_solver::SpecError,
     envfs_solver::UnknownSubdir,
+    envfs_store::index::IndexError,
     envfs_solver::VirtualPackageError,
 );
 
@@ -134,6 +151,9 @@ impl From<envfs_store::Error> for CliError {
             _ if envfs_store::ingest::is_disk_full(&error) => {
                 this.help("free some space, or use a store on another disk with `--store DIR`; nothing is half-written")
             }
+            envfs_store::Error::Missing {
+                kind: "environment", ..
+            } => this.help("`envfs ls` lists the environments of the store"),
             envfs_store::Error::NewerFormat { .. } => {
                 this.help("update envfs, or use another store with `--store DIR`")
             }
@@ -152,12 +172,31 @@ impl From<FindError> for CliError {
     }
 }
 
+impl From<NameError> for CliError {
+    fn from(error: NameError) -> Self {
+        match error {
+            NameError::Store(error) => error.into(),
+            other => Self::of(&other),
+        }
+    }
+}
+
 impl From<BackendError> for CliError {
     fn from(error: BackendError) -> Self {
         let this = Self::of(&error);
         match error.remedy() {
             Some(remedy) => this.help(remedy),
             None => this,
+        }
+    }
+}
+
+impl From<WarmError> for CliError {
+    fn from(error: WarmError) -> Self {
+        match error {
+            WarmError::Backend(error) => error.into(),
+            WarmError::Store(error) => error.into(),
+            other => Self::of(&other),
         }
     }
 }
@@ -207,6 +246,7 @@ impl From<BuildError> for CliError {
 impl From<SolveError> for CliError {
     fn from(error: SolveError) -> Self {
         let mut this = Self::of(&error);
+        this.is_unreachable = error.is_unreachable();
         if let SolveError::Unsatisfiable { help, .. } = error {
             this.help = help;
         }
@@ -233,6 +273,7 @@ impl From<WheelsError> for CliError {
             WheelsError::Store(error) => error.into(),
             WheelsError::Failed { ref help, .. } => Self {
                 help: help.clone(),
+                is_unreachable: error.is_unreachable(),
                 ..Self::of(&error)
             },
             other => Self::of(&other),

@@ -3,14 +3,22 @@
 
 mod activate;
 mod args;
+mod config;
 mod context;
 mod error;
+mod known;
 mod link_scripts;
+mod metadata;
+mod naming;
 mod output;
 mod progress;
+mod recipe;
 mod resolve;
 mod sandboxed;
 mod solving;
+mod surroundings;
+mod units;
+mod with;
 mod writable;
 
 mod commands;
@@ -37,16 +45,24 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
     match command {
         Command::Lock(args) => commands::lock::execute(context, args),
         Command::Build(args) => commands::build::execute(context, args),
+        Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),
         Command::Commit(args) => commands::commit::execute(context, args),
         Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
+        Command::Warm(args) => commands::warm::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Name(args) => commands::name::execute(context, args),
+        Command::Promote(args) => commands::promote::execute(context, args),
+        Command::Rollback(args) => commands::rollback::execute(context, args),
+        Command::Pin(args) => commands::pin::execute(context, args),
+        Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
         Command::Version => commands::version::execute(context),

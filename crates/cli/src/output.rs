@@ -69,10 +69,18 @@ pub(crate) fn count(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Seconds since 1970-01-01 UTC.
+pub(crate) fn now_unix_s() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs())
+}
+
 /// How long ago a moment was, in its largest unit.
 pub(crate) fn age(unix_s: u64) -> String {
-    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
-    let seconds = now.saturating_sub(unix_s);
+    span(now_unix_s().saturating_sub(unix_s))
+}
+
+/// A span of time in its largest unit.
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

@@ -1,41 +1,111 @@
-//! What `<ENV>` stands for: a signature, a lock file or a spec file.
+//! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
+use envfs_store::name::Name;
+use envfs_store::names::{NameError, Names};
 
 use crate::context::Context;
 use crate::error::CliError;
 
 /// A text that stands for an environment.
-pub(crate) enum Reference<'a> {
-    Signature(&'a str),
-    LockFile(&'a Path),
-    SpecFile(&'a Path),
+pub(crate) enum Reference {
+    Built(Handle),
+    LockFile(PathBuf),
+    SpecFile(PathBuf),
 }
 
-impl<'a> Reference<'a> {
-    /// Tells what `text` stands for. A file that exists is a file, even if it is called like a signature.
-    pub(crate) fn parse(text: &'a str) -> Result<Self, CliError> {
-        let path = Path::new(text);
+/// What an environment in the store is called.
+pub(crate) enum Handle {
+    Signature(String),
+    Name(Name),
+}
+
+/// What is looked for in a directory, the most exact first.
+const PROJECT_FILES: [&str; 9] = [
+    "pixi.lock",
+    "conda-lock.yml",
+    "uv.lock",
+    "poetry.lock",
+    "pylock.toml",
+    "environment.yml",
+    "environment.yaml",
+    "pyproject.toml",
+    "requirements.txt",
+];
+
+impl Reference {
+    /// Tells what `text` stands for. A file that exists is a file, whatever it is called, and a directory stands for the lock or the
+    /// spec in it. Else what has only hexadecimal digits is a signature; no name can look like one.
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        let path = if is_directory(text) {
+            project_file(Path::new(text))?
+        } else {
+            PathBuf::from(text)
+        };
         if path.is_file() {
-            let content = std::fs::read_to_string(path)
-                .map_err(|error| CliError::new(format!("cannot read `{text}`")).because(error.to_string()))?;
+            let content = std::fs::read_to_string(&path).map_err(|error| {
+                CliError::new(format!("cannot read `{}`", path.display())).because(error.to_string())
+            })?;
             return Ok(if Lock::is_lock(&content) {
                 Self::LockFile(path)
             } else {
                 Self::SpecFile(path)
             });
         }
-        let looks_like_a_file = text.contains(['/', '.']);
-        if looks_like_a_file {
-            return Err(CliError::new(format!("there is no file `{text}`"))
-                .help("an environment is a signature, a lock file or a spec file; `envfs ls` lists what is built"));
+        if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self::Built(Handle::Signature(text.to_owned())));
         }
-        Ok(Self::Signature(text))
+        match text.parse() {
+            Ok(name) => Ok(Self::Built(Handle::Name(name))),
+            Err(_) if looks_like_a_file(text) => Err(no_file(text)),
+            Err(error) => Err(CliError::from(error).help(KINDS)),
+        }
     }
+}
+
+impl Handle {
+    /// The environment that is called so.
+    pub(crate) fn environment(&self, context: &Context) -> Result<Environment, CliError> {
+        let store = context.store()?;
+        match self {
+            Self::Signature(text) => Ok(environment::find(&store, text)?),
+            Self::Name(name) => {
+                let signature = Names::of(&store).load(name)?.current.signature;
+                environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
+            }
+        }
+    }
+}
+
+const KINDS: &str = "an environment is a signature, a name, a lock file, a spec file or a directory with one of these; `envfs ls` lists \
+                     what is built";
+
+fn looks_like_a_file(text: &str) -> bool {
+    !text.contains(':') && text.contains(['/', '.'])
+}
+
+fn no_file(text: &str) -> CliError {
+    CliError::new(format!("there is no file `{text}`")).help(KINDS)
+}
+
+/// Whether `text` names a directory, and not something else that may be called so.
+pub(crate) fn is_directory(text: &str) -> bool {
+    (text.contains('/') || text.starts_with('.')) && Path::new(text).is_dir()
+}
+
+fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
+    let files = PROJECT_FILES.map(|name| directory.join(name));
+    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        CliError::new(format!(
+            "the directory `{}` holds no lock and no spec",
+            directory.display()
+        ))
+        .help(format!("looked for: {}", PROJECT_FILES.join(", ")))
+    })
 }
 
 /// The environment that `text` stands for, built if it is not.
@@ -43,17 +113,15 @@ impl<'a> Reference<'a> {
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     match Reference::parse(text)? {
-        Reference::Signature(text) => Ok(environment::find(&context.store()?, text)?),
+        Reference::Built(handle) => handle.environment(context).map_err(|error| match handle {
+            // Whoever wrote a path is not told of names first.
+            Handle::Name(_) if looks_like_a_file(text) => no_file(text).because(error.message()),
+            _ => error,
+        }),
         Reference::LockFile(_) | Reference::SpecFile(_) => {
-            let signature = build_in_child(context, text)?;
-            Ok(environment::find(&context.store()?, &signature)?)
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
         }
     }
-}
-
-/// What a lock file holds for a platform.
-pub(crate) fn locked_contents(path: &Path, name: Option<&str>, subdir: Subdir) -> Result<LockedContents, CliError> {
-    contents_of(&Lock::read(path)?, name, subdir)
 }
 
 /// What a lock holds for a platform.
@@ -66,11 +134,15 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
+/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
+pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
-    if context.global.offline {
+    if let Some(system) = &context.settings()?.system_store {
+        command.arg("--system-store").arg(&system.value);
+    }
+    if context.is_offline()? {
         command.arg("--offline");
     }
     if context.quiet {
@@ -78,9 +150,8 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     }
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
-        .arg("build")
-        .arg("--")
-        .arg(text)
+        .arg("ensure")
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
@@ -88,5 +159,6 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok());
         return Err(CliError::silent(code.unwrap_or(1)));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let signature = String::from_utf8_lossy(&output.stdout);
+    Ok(environment::find(&context.store()?, signature.trim())?)
 }

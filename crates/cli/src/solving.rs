@@ -1,20 +1,23 @@
 //! From what was typed to packages: specs read, bases pinned, the solver and uv asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Requirements,
-    Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest, resolve_wheels, solve,
+    BuildOptions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock,
+    PythonTarget, Question, QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages,
+    WheelRequest, resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::resolve;
+use crate::surroundings::{uv_settings, variable};
 
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -55,6 +58,20 @@ pub(crate) struct Wanted {
     pub(crate) base: Option<Environment>,
     parts: Parts,
     python_lock: Option<PythonLock>,
+    /// The bytes behind that lock.
+    python_lock_text: String,
+}
+
+impl Wanted {
+    /// What activation sets: what the base sets, unless the spec sets it otherwise.
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
+        let mut variables = self
+            .base
+            .as_ref()
+            .map_or_else(BTreeMap::new, |base| base.variables.clone());
+        variables.extend(self.spec.variables().clone());
+        variables
+    }
 }
 
 /// What was solved, and the channels it was solved with.
@@ -75,7 +92,8 @@ impl SpecArgs {
             extras: self.extras.clone(),
             groups: self.groups.clone(),
         };
-        let python_lock = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let read = self.file.as_deref().map(python_lock).transpose()?.flatten();
+        let (python_lock, python_lock_text) = read.unzip();
         let mut spec = match (&self.file, &python_lock) {
             (Some(_), Some(lock)) => Spec::from_match_specs(&[lock.python()], &[])?,
             (Some(file), None) => Spec::read(file, &parts)?,
@@ -114,7 +132,33 @@ impl SpecArgs {
             base,
             parts,
             python_lock,
+            python_lock_text: python_lock_text.unwrap_or_default(),
         })
+    }
+
+    /// What is asked for one platform, in one spelling; none if the answer depends on more than that.
+    pub(crate) fn question(
+        &self,
+        network: &Network,
+        wanted: &Wanted,
+        subdir: Subdir,
+        options: BuildOptions,
+    ) -> Result<Option<Question>, CliError> {
+        let nothing = empty(subdir);
+        let request = self.request(wanted, subdir, &nothing, &nothing)?;
+        let base = wanted.base.as_ref().map(|base| base.signature.to_string());
+        let question = QuestionContext {
+            base: base.as_deref(),
+            exclude_newer: self.exclude_newer.as_deref(),
+            parts: &wanted.parts,
+            python_lock: wanted
+                .python_lock
+                .is_some()
+                .then_some(wanted.python_lock_text.as_bytes()),
+            settings: &uv_settings(),
+            options,
+        };
+        Ok(Question::of_spec(network, &request, &question)?)
     }
 
     /// Solves for one platform: first the conda packages, then what is asked for from PyPI.
@@ -126,12 +170,45 @@ impl SpecArgs {
         subdir: Subdir,
         preferred: &LockedContents,
     ) -> Result<Solved, CliError> {
-        let pinned = match &wanted.base {
-            None => empty(subdir),
-            Some(base) => environment_contents(&context.store()?, base, subdir)?,
+        let pinned = wanted
+            .base
+            .as_ref()
+            .map(|base| Pinned::open(context, base, subdir))
+            .transpose()?;
+        let contents = pinned
+            .as_ref()
+            .map_or_else(|| empty(subdir), |pinned| pinned.contents.clone());
+        let request = self.request(wanted, subdir, &contents, preferred)?;
+        let bar = Bar::waiting(context.quiet, "solving");
+        let solution = solve(network, &request).await;
+        bar.finish_and_clear();
+        let solution = solution?;
+        let channels = solution.channels().to_vec();
+        let packages = solution.into_packages();
+        let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
+            contents.wheels
+        } else {
+            let target = PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?;
+            self.wheels(context, wanted, &target, &packages, pinned.as_ref(), &preferred.wheels)?
         };
-        let virtual_packages = VirtualPackages::for_subdir(subdir, &|name| variable(name))?;
-        let request = SolveRequest {
+        Ok(Solved {
+            channels,
+            contents: LockedContents {
+                subdir,
+                packages,
+                wheels,
+            },
+        })
+    }
+
+    fn request<'a>(
+        &self,
+        wanted: &'a Wanted,
+        subdir: Subdir,
+        pinned: &'a LockedContents,
+        preferred: &'a LockedContents,
+    ) -> Result<SolveRequest<'a>, CliError> {
+        Ok(SolveRequest {
             spec: &wanted.spec,
             subdir,
             pinned: &pinned.packages,
@@ -141,27 +218,7 @@ impl SpecArgs {
                 true => envfs_solver::ChannelPriority::Disabled,
                 false => envfs_solver::ChannelPriority::Strict,
             },
-            virtual_packages: virtual_packages.clone(),
-        };
-        let bar = Bar::waiting(context.quiet, "solving");
-        let solution = solve(network, &request).await;
-        bar.finish_and_clear();
-        let solution = solution?;
-        let channels = solution.channels().to_vec();
-        let packages = solution.into_packages();
-        let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
-            pinned.wheels
-        } else {
-            let target = PythonTarget::of_packages(&packages, subdir, &virtual_packages)?;
-            self.wheels(context, wanted, &target, &packages, &pinned.wheels, &preferred.wheels)?
-        };
-        Ok(Solved {
-            channels,
-            contents: LockedContents {
-                subdir,
-                packages,
-                wheels,
-            },
+            virtual_packages: VirtualPackages::for_subdir(subdir, &|name| variable(name))?,
         })
     }
 
@@ -178,7 +235,7 @@ impl SpecArgs {
         wanted: &Wanted,
         target: &PythonTarget,
         packages: &[LockedPackage],
-        pinned: &[LockedWheel],
+        pinned: Option<&Pinned>,
         preferred: &[LockedWheel],
     ) -> Result<Vec<LockedWheel>, CliError> {
         let resolve = |requirements: &Requirements, is_complete: bool| -> Result<_, CliError> {
@@ -188,7 +245,7 @@ impl SpecArgs {
                 requirements,
                 target,
                 packages,
-                pinned,
+                base: pinned.map(Pinned::as_base),
                 preferred,
                 exclude_newer: self.exclude_newer()?,
                 is_complete,
@@ -203,6 +260,7 @@ impl SpecArgs {
             Some(lock) => match lock.select(target, &wanted.parts)? {
                 Selection::Pins(pins) => resolve(&pins, true),
                 Selection::Wheels(mut wheels) => {
+                    let pinned = pinned.map_or(&[][..], |pinned| &pinned.contents.wheels);
                     wheels.retain(|wheel| !pinned.iter().any(|pinned| pinned.name() == wheel.name()));
                     wheels.extend_from_slice(pinned);
                     Ok(wheels)
@@ -212,11 +270,41 @@ impl SpecArgs {
     }
 }
 
-/// The lock of the Python world in a file, if it is one.
-fn python_lock(path: &Path) -> Result<Option<PythonLock>, CliError> {
+/// A base with what is in it.
+struct Pinned {
+    contents: LockedContents,
+    view: View,
+}
+
+impl Pinned {
+    fn open(context: &Context, base: &Environment, subdir: Subdir) -> Result<Self, CliError> {
+        let store = context.store()?;
+        let tree = Arc::new(store.tree(&base.tree)?);
+        Ok(Self {
+            contents: environment_contents(&store, base, subdir)?,
+            view: View::new(&store, tree, Path::new("/"))?,
+        })
+    }
+
+    fn as_base(&self) -> InheritedBase<'_> {
+        InheritedBase {
+            view: &self.view,
+            packages: &self.contents.packages,
+            wheels: &self.contents.wheels,
+        }
+    }
+}
+
+/// The lock of the Python world in a file, if it is one, and all that it depends on: its text, and that of the project beside
+/// it, which it must fit.
+fn python_lock(path: &Path) -> Result<Option<(PythonLock, String)>, CliError> {
     // A file that cannot be read is a spec that cannot be read: that error says more.
     match std::fs::read_to_string(path) {
-        Ok(text) if PythonLock::is_lock(&text) => Ok(Some(PythonLock::parse(&text, path)?)),
+        Ok(text) if PythonLock::is_lock(&text) => {
+            let lock = PythonLock::parse(&text, path)?;
+            let project = std::fs::read_to_string(path.with_file_name("pyproject.toml")).unwrap_or_default();
+            Ok(Some((lock, format!("{text}\0{project}"))))
+        }
         _ => Ok(None),
     }
 }

@@ -1,40 +1,43 @@
-//! The kernel's requests as `fuser` delivers them. It only translates: ask [`FileSystem`], reply, map the error.
+//! The kernel's requests, answered. It only translates: ask [`FileSystem`], reply, map the error.
 //!
 //! What the kernel may keep is everything, for ever: attributes, names, names that do not exist, directories,
 //! symlinks and pages. Once warm it asks nothing. What it need not ask is answered `ENOSYS`, which it remembers:
 //! opening and closing (unless passthrough is in use), extended attributes, flushing.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use envfs_store::tree::NodeKind;
-use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
-};
+use nix::errno::Errno;
 
 use crate::backing::BackingFiles;
 use crate::errno::errno;
 use crate::fs::{BLOCK_BYTES, Entry, FileSystem, FsError};
+use crate::memory::Memory;
+use crate::protocol::connection::Connection;
+use crate::protocol::init::{self, Agreed, Verdict};
+use crate::protocol::reply::{Line, Listing};
+use crate::protocol::request::{Operation, Request, Span};
+use crate::protocol::wire;
 
-/// How long the kernel may keep what it was told: 136 years. (The kernel turns seconds into jiffies; this is far
-/// below where that saturates.)
-const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long the kernel may keep what it was told, in seconds: 136 years. (The kernel turns seconds into jiffies; this is
+/// far below where that saturates.)
+const FOR_EVER_S: u64 = u32::MAX as u64;
 
 /// The generation of every inode: numbers are never used again.
-const GENERATION: Generation = Generation(0);
+const GENERATION: u64 = 0;
 
-/// How many requests the kernel may send ahead, such as readahead. The kernel's own default is 12.
-const MAX_BACKGROUND: u16 = 64;
+/// The longest name (`NAME_MAX`).
+const MAX_NAME_BYTES: u32 = 255;
 
-/// A [`FileSystem`] as `fuser` wants it.
+/// No read is longer; the kernel was told so ([`init`]).
+const MAX_READ_BYTES: usize = 1 << 20;
+
+/// A [`FileSystem`] as the kernel asks for it.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     fs: FileSystem,
     backing: BackingFiles,
+    memory: Memory,
     owner: Owner,
 }
 
@@ -45,58 +48,144 @@ pub(crate) struct Owner {
     pub(crate) gid: u32,
 }
 
+/// Answers the first message of a connection, which is `request`, and remembers what was agreed. None if it is another
+/// message, or a last word before the right one.
+///
+/// # Errors
+/// When the kernel cannot be understood, or nothing can be remembered.
+pub(crate) fn agree(
+    connection: &Connection,
+    request: &Request<'_>,
+    memory: &Memory,
+    wants_passthrough: bool,
+) -> io::Result<Option<Agreed>> {
+    let Operation::Init { version, flags } = request.operation else {
+        connection.refuse(request.unique, Errno::EIO);
+        return Ok(None);
+    };
+    match init::answer(&version, flags, wants_passthrough) {
+        Verdict::Again(out) => {
+            connection.answer(request.unique, &out);
+            Ok(None)
+        }
+        Verdict::Agreed(out, agreed) => {
+            memory.set_agreed(agreed)?;
+            connection.answer(request.unique, &out);
+            Ok(Some(agreed))
+        }
+        Verdict::TooOld => {
+            connection.refuse(request.unique, Errno::EPROTO);
+            Err(io::Error::other(format!(
+                "its FUSE {}.{} is too old: Linux 5.1 is the first that will do",
+                version.major, version.minor
+            )))
+        }
+    }
+}
+
 impl Adapter {
-    pub(crate) fn new(fs: FileSystem, owner: Owner) -> Self {
-        Self {
+    /// Answers for `fs`, knowing what `memory` holds of earlier servers.
+    ///
+    /// # Errors
+    /// When the memory cannot be read.
+    pub(crate) fn new(fs: FileSystem, owner: Owner, agreed: Agreed, memory: Memory) -> io::Result<Self> {
+        Ok(Self {
+            backing: BackingFiles::new(&memory, agreed.passthrough)?,
             fs,
-            backing: BackingFiles::default(),
+            memory,
             owner,
-        }
+        })
     }
 
-    fn attr(&self, entry: &Entry) -> FileAttr {
-        let attributes = &entry.attributes;
-        let time = time(attributes.mtime_s);
-        FileAttr {
-            ino: INodeNo(entry.inode),
-            size: attributes.size_bytes,
-            blocks: attributes.size_bytes.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: file_type(attributes.kind),
-            perm: attributes.mode,
-            nlink: attributes.links,
-            uid: self.owner.uid,
-            gid: self.owner.gid,
-            rdev: 0,
-            blksize: BLOCK_BYTES,
-            flags: 0,
-        }
-    }
-
-    /// What the kernel is told of a name that does not exist: inode 0, which it may remember.
-    fn nothing(&self) -> FileAttr {
-        let attributes = envfs_store::view::Attributes {
-            kind: NodeKind::File,
-            size_bytes: 0,
-            mode: 0,
-            mtime_s: 0,
-            links: 0,
+    /// Answers a request; `scratch` holds what is on its way.
+    pub(crate) fn answer(&self, connection: &Connection, request: &Request<'_>, scratch: &mut Vec<u8>) {
+        let (unique, inode) = (request.unique, request.inode);
+        let result = match request.operation {
+            Operation::Lookup(name) => self.lookup(connection, unique, inode, name),
+            Operation::GetAttr => self.getattr(connection, unique, inode),
+            Operation::ReadLink => self.readlink(connection, unique, inode, scratch),
+            Operation::Open => self.open(connection, unique, inode),
+            Operation::Read(span) => self.read(connection, unique, inode, span, scratch),
+            Operation::ReadDir(span) => self.readdir(connection, unique, inode, span, scratch),
+            Operation::ReadDirPlus(span) => self.readdirplus(connection, unique, inode, span, scratch),
+            Operation::GetXattr { name, size } => self.getxattr(connection, unique, inode, name, size),
+            Operation::Release => {
+                // First the answer: if we are killed in between, one open too many is remembered, never one too few.
+                connection.answer_bytes(unique, &[]);
+                self.backing.release(inode);
+                Ok(())
+            }
+            Operation::StatFs => {
+                connection.answer(unique, &self.statfs());
+                Ok(())
+            }
+            Operation::Destroy => {
+                connection.answer_bytes(unique, &[]);
+                Ok(())
+            }
+            Operation::Silent => Ok(()),
+            // Python asks every file that it opens whether it is a terminal.
+            Operation::Ioctl => {
+                connection.refuse(unique, Errno::ENOTTY);
+                Ok(())
+            }
+            Operation::Unknown => {
+                connection.refuse(unique, Errno::ENOSYS);
+                Ok(())
+            }
+            Operation::Init { .. } | Operation::Malformed => {
+                connection.refuse(unique, Errno::EINVAL);
+                Ok(())
+            }
         };
-        self.attr(&Entry { inode: 0, attributes })
+        if let Err(error) = result {
+            connection.refuse(unique, errno(&error));
+        }
     }
 
-    /// Opens a file that the kernel may read itself, where it may.
-    fn open_passthrough(
-        &self,
-        inode: u64,
-        reply: &ReplyOpen,
-    ) -> Result<Option<std::sync::Arc<fuser::BackingId>>, FsError> {
-        self.backing.acquire(inode, reply, || {
+    /// Gives back the memory that only a run of requests needs.
+    pub(crate) fn tidy(&self) {
+        self.fs.tidy();
+    }
+
+    fn lookup(&self, connection: &Connection, unique: u64, parent: u64, name: &[u8]) -> Result<(), FsError> {
+        let out = match self.fs.lookup(parent, name)? {
+            Some(entry) => self.entry_out(&entry),
+            // Inode 0: there is no such name, and that may be remembered.
+            None => entry_out(wire::fuse_attr::default()),
+        };
+        connection.answer(unique, &out);
+        Ok(())
+    }
+
+    fn getattr(&self, connection: &Connection, unique: u64, inode: u64) -> Result<(), FsError> {
+        let attributes = self.fs.attributes(inode)?;
+        let out = wire::fuse_attr_out {
+            attr_valid: FOR_EVER_S,
+            attr_valid_nsec: 0,
+            dummy: 0,
+            attr: self.attr(&Entry { inode, attributes }),
+        };
+        connection.answer(unique, &out);
+        Ok(())
+    }
+
+    fn readlink(&self, connection: &Connection, unique: u64, inode: u64, scratch: &mut Vec<u8>) -> Result<(), FsError> {
+        scratch.clear();
+        scratch.extend_from_slice(self.fs.readlink(inode)?);
+        connection.answer_bytes(unique, scratch);
+        Ok(())
+    }
+
+    fn open(&self, connection: &Connection, unique: u64, inode: u64) -> Result<(), FsError> {
+        if !self.backing.is_needed() {
+            // The kernel then opens and closes by itself, and keeps the pages.
+            connection.refuse(unique, Errno::ENOSYS);
+            return Ok(());
+        }
+        let id = self.backing.acquire(inode, connection, &self.memory, || {
             if !self.fs.is_whole_object(inode)? {
-                return Ok(None);
+                return Ok::<_, FsError>(None);
             }
             // A descriptor that cannot be duplicated is one passthrough less, not an error.
             Ok(self
@@ -104,207 +193,180 @@ impl Adapter {
                 .open(inode)?
                 .whole_object()
                 .and_then(|object| object.try_clone().ok()))
-        })
-    }
-}
-
-impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-        ] {
-            // An old kernel without one of them is slower, not wrong.
-            let _ = config.add_capabilities(flag);
-        }
-        // Where overlayfs takes the content elsewhere, what is left to read here is little.
-        if self.fs.has_copies() {
-            let _ = config.set_max_background(MAX_BACKGROUND);
-            return Ok(());
-        }
-        // At depth 0 every passthrough open fails; at 2 no overlayfs could stand on the mount.
-        if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(1).is_ok() {
-            self.backing.enable();
-        }
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        })?;
+        let out = match id {
+            Some(id) => wire::fuse_open_out {
+                fh: 0,
+                open_flags: wire::FOPEN_PASSTHROUGH,
+                backing_id: id.0,
+            },
+            None => wire::fuse_open_out {
+                open_flags: wire::FOPEN_KEEP_CACHE | wire::FOPEN_NOFLUSH,
+                ..wire::fuse_open_out::default()
+            },
+        };
+        connection.answer(unique, &out);
         Ok(())
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(parent.0, name.as_bytes()) {
-            Ok(Some(entry)) => reply.entry(&FOR_EVER, &self.attr(&entry), GENERATION),
-            Ok(None) => reply.entry(&FOR_EVER, &self.nothing(), GENERATION),
-            Err(error) => reply.error(number(&error)),
-        }
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.attributes(ino.0) {
-            Ok(attributes) => {
-                let entry = Entry {
-                    inode: ino.0,
-                    attributes,
-                };
-                reply.attr(&FOR_EVER, &self.attr(&entry));
-            }
-            Err(error) => reply.error(number(&error)),
-        }
-    }
-
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino.0) {
-            Ok(target) => reply.data(target),
-            Err(error) => reply.error(number(&error)),
-        }
-    }
-
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if !self.backing.is_needed() {
-            // The kernel then opens and closes by itself, and keeps the pages.
-            return reply.error(Errno::ENOSYS);
-        }
-        match self.open_passthrough(ino.0, &reply) {
-            Ok(Some(id)) => reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &id),
-            Ok(None) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
-            Err(error) => reply.error(number(&error)),
-        }
     }
 
     fn read(
         &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let result = self.fs.open(ino.0).and_then(|file| {
-            let bytes = file.bytes_at(offset, size as usize)?;
-            Ok(bytes.into_owned())
-        });
-        match result {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(number(&error)),
+        connection: &Connection,
+        unique: u64,
+        inode: u64,
+        span: Span,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), FsError> {
+        let file = self.fs.open(inode)?;
+        let len = usize::try_from(span.size).unwrap_or(usize::MAX).min(MAX_READ_BYTES);
+        if let Some(bytes) = file.bytes_in_memory(span.offset, len) {
+            connection.answer_bytes(unique, bytes);
+            return Ok(());
         }
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        let read = file.read_at(span.offset, &mut scratch[..len])?;
+        connection.answer_bytes(unique, &scratch[..read]);
+        Ok(())
     }
 
-    fn release(
+    fn readdir(
         &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.backing.release(ino.0);
-        reply.ok();
+        connection: &Connection,
+        unique: u64,
+        inode: u64,
+        span: Span,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), FsError> {
+        let mut listing = Listing::new(scratch, span.size);
+        self.fs.list(inode, span.offset, |line, _node| {
+            Ok(listing.add(&Line {
+                inode: line.inode,
+                next_offset: line.next_offset,
+                kind: file_type(line.kind) >> FILE_TYPE_SHIFT,
+                name: line.name,
+            }))
+        })?;
+        connection.answer_bytes(unique, scratch);
+        Ok(())
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // The kernel then opens directories by itself, and caches their listings.
-        reply.error(Errno::ENOSYS);
+    fn readdirplus(
+        &self,
+        connection: &Connection,
+        unique: u64,
+        inode: u64,
+        span: Span,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), FsError> {
+        let mut listing = Listing::new(scratch, span.size);
+        self.fs.list(inode, span.offset, |line, node| {
+            let entry = self.fs.entry(node)?;
+            let out = if matches!(line.name, b"." | b"..") {
+                // The kernel takes no names from these lines: an entry without an inode.
+                entry_out(wire::fuse_attr::default())
+            } else {
+                self.entry_out(&entry)
+            };
+            let line = Line {
+                inode: line.inode,
+                next_offset: line.next_offset,
+                kind: file_type(line.kind) >> FILE_TYPE_SHIFT,
+                name: line.name,
+            };
+            Ok(listing.add_plus(&line, out))
+        })?;
+        connection.answer_bytes(unique, scratch);
+        Ok(())
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let result = self.fs.list(ino.0, offset, |line, _node| {
-            let name = OsStr::from_bytes(line.name);
-            let is_full = reply.add(INodeNo(line.inode), line.next_offset, file_type(line.kind), name);
-            Ok(!is_full)
-        });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(number(&error)),
-        }
-    }
-
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let result = self.fs.list(ino.0, offset, |line, node| {
-            let attr = self.attr(&self.fs.entry(node)?);
-            let name = OsStr::from_bytes(line.name);
-            let is_full = reply.add(attr.ino, line.next_offset, name, &FOR_EVER, &attr, GENERATION);
-            Ok(!is_full)
-        });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(number(&error)),
-        }
-    }
-
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(0, 0, 0, self.fs.node_count(), 0, BLOCK_BYTES, 255, BLOCK_BYTES);
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        connection: &Connection,
+        unique: u64,
+        inode: u64,
+        name: &[u8],
+        size: u32,
+    ) -> Result<(), FsError> {
         if !self.fs.has_copies() {
-            return reply.error(Errno::ENOSYS);
+            connection.refuse(unique, Errno::ENOSYS);
+            return Ok(());
         }
         // Overlayfs asks for both, and for others that nothing here has ("Data-only lower layers" in
         // Documentation/filesystems/overlayfs.rst of the Linux kernel).
-        let value = match name.as_bytes() {
-            b"user.overlay.metacopy" => self.fs.redirect(ino.0).map(|path| path.map(|_| String::new())),
-            b"user.overlay.redirect" => self.fs.redirect(ino.0),
-            _ => Ok(None),
+        let value = match name {
+            b"user.overlay.metacopy" => self.fs.redirect(inode)?.map(|_| String::new()),
+            b"user.overlay.redirect" => self.fs.redirect(inode)?,
+            _ => None,
         };
         match value {
-            Ok(Some(value)) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-            Ok(Some(value)) if value.len() > size as usize => reply.error(Errno::ERANGE),
-            Ok(Some(value)) => reply.data(value.as_bytes()),
-            Ok(None) => reply.error(Errno::ENODATA),
-            Err(error) => reply.error(number(&error)),
+            Some(value) if size == 0 => connection.answer(
+                unique,
+                &wire::fuse_getxattr_out {
+                    size: u32::try_from(value.len()).unwrap_or(u32::MAX),
+                    padding: 0,
+                },
+            ),
+            Some(value) if value.len() > size as usize => connection.refuse(unique, Errno::ERANGE),
+            Some(value) => connection.answer_bytes(unique, value.as_bytes()),
+            None => connection.refuse(unique, Errno::ENODATA),
+        }
+        Ok(())
+    }
+
+    fn statfs(&self) -> wire::fuse_kstatfs {
+        wire::fuse_kstatfs {
+            files: self.fs.node_count(),
+            bsize: BLOCK_BYTES,
+            namelen: MAX_NAME_BYTES,
+            frsize: BLOCK_BYTES,
+            ..wire::fuse_kstatfs::default()
         }
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn entry_out(&self, entry: &Entry) -> wire::fuse_entry_out {
+        entry_out(self.attr(entry))
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        // Python asks every file that it opens whether it is a terminal.
-        reply.error(Errno::ENOTTY);
+    fn attr(&self, entry: &Entry) -> wire::fuse_attr {
+        let attributes = &entry.attributes;
+        wire::fuse_attr {
+            ino: entry.inode,
+            size: attributes.size_bytes,
+            blocks: attributes.size_bytes.div_ceil(512),
+            atime: attributes.mtime_s,
+            mtime: attributes.mtime_s,
+            ctime: attributes.mtime_s,
+            mode: file_type(attributes.kind) | u32::from(attributes.mode),
+            nlink: attributes.links,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
+            blksize: BLOCK_BYTES,
+            ..wire::fuse_attr::default()
+        }
     }
 }
 
-fn number(error: &FsError) -> Errno {
-    Errno::from_i32(errno(error) as i32)
+fn entry_out(attr: wire::fuse_attr) -> wire::fuse_entry_out {
+    wire::fuse_entry_out {
+        nodeid: attr.ino,
+        generation: GENERATION,
+        entry_valid: FOR_EVER_S,
+        attr_valid: FOR_EVER_S,
+        entry_valid_nsec: 0,
+        attr_valid_nsec: 0,
+        attr,
+    }
 }
 
-fn file_type(kind: NodeKind) -> FileType {
+/// Between the type of a file in its mode and the one in a listing (`IFTODT` of glibc).
+const FILE_TYPE_SHIFT: u32 = 12;
+
+fn file_type(kind: NodeKind) -> u32 {
     match kind {
-        NodeKind::Directory => FileType::Directory,
-        NodeKind::File => FileType::RegularFile,
-        NodeKind::Symlink => FileType::Symlink,
+        NodeKind::Directory => libc::S_IFDIR,
+        NodeKind::File => libc::S_IFREG,
+        NodeKind::Symlink => libc::S_IFLNK,
     }
-}
-
-/// A time that this platform cannot hold becomes the epoch.
-fn time(unix_s: i64) -> SystemTime {
-    let distance = Duration::from_secs(unix_s.unsigned_abs());
-    let time = if unix_s < 0 {
-        UNIX_EPOCH.checked_sub(distance)
-    } else {
-        UNIX_EPOCH.checked_add(distance)
-    };
-    time.unwrap_or(UNIX_EPOCH)
 }

@@ -10,11 +10,12 @@ use std::str::FromStr;
 
 use crate::causes::with_causes;
 use crate::keep::{self, Attached, ENDING_SIGNALS, Ending, ServerError};
+use crate::keeper;
 use crate::kernel::{self, KernelError, detached};
 use crate::link::{self, LinkError};
 use crate::mount::{self, MountError, MountOptions};
 use crate::process::{self, ProcessError};
-use crate::server;
+use crate::server::{self, Serving};
 use crate::service::Service;
 
 /// A way to serve an environment.
@@ -121,8 +122,8 @@ pub fn mount_in_background(
         let mounted = attach(service, options, choice)?;
         let backend = mounted.backend();
         if let Mounted::Fuse(device) = mounted {
-            server::spawn(service, device, None, &Ending::Signal, log, &[])
-                .inspect_err(|_| server::forget(&service.mount_point))?;
+            let serving = Serving::alone(service, device, &Ending::Signal);
+            keeper::spawn(&serving, log, &[]).inspect_err(|_| server::forget(&service.mount_point))?;
         }
         Ok(backend)
     })
@@ -141,7 +142,10 @@ pub fn mount_in_foreground(
 ) -> Result<(), BackendError> {
     with_signals_blocked(|| {
         let result = match attach(service, options, choice)? {
-            Mounted::Fuse(device) => server::serve(service, device, None, &Ending::Signal, || ready(Backend::Fuse)),
+            Mounted::Fuse(device) => {
+                let serving = Serving::alone(service, device, &Ending::Signal);
+                keeper::serve(&serving, || ready(Backend::Fuse))
+            }
             Mounted::Kernel => {
                 let attached = Attached::mount(service);
                 keep::keep(service, &attached, &Ending::Signal, || ready(Backend::Kernel))

@@ -11,7 +11,7 @@ use envfs_store::view::OpenFile;
 const MAX_FILES: usize = 64;
 
 /// No more bytes of small files are kept in memory.
-const MAX_BYTES: u64 = 512 * 1024;
+const MAX_BYTES: u64 = 256 * 1024;
 
 /// The files that were read last, the latest in front.
 #[derive(Debug, Default)]
@@ -49,6 +49,11 @@ impl RecentFiles {
             held_bytes,
         });
         Ok(file)
+    }
+
+    /// Forgets all of them.
+    pub(crate) fn clear(&self) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn find(&self, id: NodeId) -> Option<Arc<OpenFile>> {

@@ -218,6 +218,12 @@ impl FileSystem {
         self.view.tree().node_count().into()
     }
 
+    /// Gives back the memory that only a run of requests needs.
+    pub(crate) fn tidy(&self) {
+        self.recent.clear();
+        self.view.tree().unload();
+    }
+
     fn node(&self, inode: u64) -> Result<Node<'_>, FsError> {
         let missing = FsError::NoSuchInode(inode);
         let Some(number) = inode

@@ -65,6 +65,16 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// It was killed and could not be started again.
+    #[error(
+        "the server of `{mount_point}` ended {lives} times in a row and is not started again: `envfs umount` the mount"
+    )]
+    GivenUp {
+        /// Where it is mounted.
+        mount_point: PathBuf,
+        /// How many servers there were.
+        lives: u32,
+    },
     /// The server in the background said this and ended.
     #[error("the server of `{mount_point}` did not start: {message}")]
     Start {
@@ -125,18 +135,29 @@ impl<'a> Attached<'a> {
 
 /// Runs `work` in a new process in the background, and returns its number when `work` has called what it is given. The
 /// new process closes its copies of `let_go`; what it has to say goes to `log`.
-pub(crate) fn spawn(
+pub(crate) fn spawn_in_background(
     mount_point: &Path,
     log: Option<&File>,
     let_go: &[BorrowedFd<'_>],
     work: impl FnOnce(&mut dyn FnMut()) -> Result<(), ServerError>,
 ) -> Result<Pid, ServerError> {
+    spawn(mount_point, let_go, |ready| {
+        go_to_background(log)?;
+        work(ready)
+    })
+}
+
+/// The same without leaving anything.
+pub(crate) fn spawn(
+    mount_point: &Path,
+    let_go: &[BorrowedFd<'_>],
+    work: impl FnOnce(&mut dyn FnMut()) -> Result<(), ServerError>,
+) -> Result<Pid, ServerError> {
     let (mut listen, mut tell) = io::pipe().map_err(ProcessError::io("make a pipe"))?;
-    let pid = process::spawn(let_go, || {
-        let result = go_to_background(log).map_err(ServerError::from).and_then(|()| {
-            // The parent may be gone; the mount is kept all the same.
-            work(&mut || drop(tell.write_all(b"+")))
-        });
+    let let_go: Vec<_> = let_go.iter().copied().chain([listen.as_fd()]).collect();
+    let pid = process::spawn(&let_go, || {
+        // The parent may be gone; the mount is kept all the same.
+        let result = work(&mut || drop(tell.write_all(b"+")));
         match result {
             Ok(()) => 0,
             Err(error) => {

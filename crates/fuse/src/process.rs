@@ -124,6 +124,32 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
+/// For a process that stays and allocates little: one heap for all threads, and what is free at its end goes back.
+pub(crate) fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no safe form")]
+    // SAFETY: it sets numbers of the allocator, before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_TRIM_BYTES);
+    }
+    trim_heap();
+}
+
+/// How much may be free at the end of the heap.
+#[cfg(target_env = "gnu")]
+const HEAP_TRIM_BYTES: i32 = 64 * 1024;
+
+/// Gives free memory back to the system.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "malloc_trim has no safe form")]
+    // SAFETY: the allocator gives back only what nobody owns.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
 pub(crate) fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     #[expect(unsafe_code, reason = "pidfd_open has no safe form here")]

@@ -29,7 +29,6 @@ use std::time::{Duration, Instant};
 
 use envfs_store::lease::Lease;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
@@ -37,6 +36,7 @@ use crate::backend::{self, Backend, BackendError, Choice, Mounted};
 use crate::causes::with_causes;
 use crate::exec::{Command, exec};
 use crate::keep::{self, Attached, Ending, ServerError};
+use crate::keeper;
 use crate::kernel::{Attributes, KernelError};
 use crate::limits::{self, Limits};
 use crate::mount::MountOptions;
@@ -44,8 +44,9 @@ use crate::mount::fusermount::{receive_descriptor, send_descriptor};
 use crate::namespace::NamespaceError;
 use crate::private::Way;
 use crate::process::{self, ProcessError};
+use crate::protocol::connection::is_disconnected;
 use crate::sandbox::{Finished, Sandbox};
-use crate::server;
+use crate::server::Serving;
 use crate::service::Service;
 use crate::supervise;
 use crate::writable::{StateRecord, WritableError};
@@ -213,14 +214,11 @@ impl Run<'_> {
             )),
             Some(device) => {
                 let copy = device.try_clone().map_err(ProcessError::io("copy a descriptor"))?;
-                let server = server::spawn(
-                    self.service,
-                    device,
+                let serving = Serving {
                     copies,
-                    &Ending::Unseen,
-                    None,
-                    &[channel.as_fd(), copy.as_fd()],
-                )?;
+                    ..Serving::alone(self.service, device, &Ending::Unseen)
+                };
+                let server = keeper::spawn(&serving, None, &[channel.as_fd(), copy.as_fd()])?;
                 Ok((Some(server), Some(copy), None))
             }
         });
@@ -285,13 +283,18 @@ impl Run<'_> {
         let service = self.service;
         let let_go = [channel.as_fd()];
         let kept = match mounted {
-            Mounted::Fuse(device) => return Ok(server::spawn(service, device, None, &ending, None, &let_go)?),
+            Mounted::Fuse(device) => {
+                return Ok(keeper::spawn(&Serving::alone(service, device, &ending), None, &let_go)?);
+            }
             Mounted::Kernel => Attached::mount(service),
             Mounted::Link => Attached::Links(&service.mount_point),
         };
-        Ok(keep::spawn(&service.mount_point, None, &let_go, |ready| {
-            keep::keep(service, &kept, &ending, ready)
-        })?)
+        Ok(keep::spawn_in_background(
+            &service.mount_point,
+            None,
+            &let_go,
+            |ready| keep::keep(service, &kept, &ending, ready),
+        )?)
     }
 
     /// Starts the process that becomes the command, and gives the way to speak with it.
@@ -421,15 +424,21 @@ fn refusal(last_words: &[u8], command: &Command) -> Option<RunError> {
     let (mark, rest) = last_words.split_first()?;
     let errno = <[u8; 4]>::try_from(rest).map(|bytes| Errno::from_raw(i32::from_ne_bytes(bytes)));
     Some(match (mark, errno) {
-        (b'!', Ok(Errno::ENOENT)) => RunError::NotFound {
-            program: command.program.clone(),
-        },
-        (b'!', Ok(errno)) => RunError::NotExecutable {
-            program: command.program.clone(),
-            source: errno.into(),
-        },
+        (b'!', Ok(errno)) => refused(errno, command),
         _ => RunError::Private(String::from_utf8_lossy(rest).into_owned()),
     })
+}
+
+/// Why a process cannot become `command`.
+pub(crate) fn refused(errno: Errno, command: &Command) -> RunError {
+    let program = command.program.clone();
+    match errno {
+        Errno::ENOENT => RunError::NotFound { program },
+        errno => RunError::NotExecutable {
+            program,
+            source: errno.into(),
+        },
+    }
 }
 
 /// Ends the child, which without a word to go does not become the command.
@@ -466,7 +475,7 @@ const REFUSED: char = '!';
 /// Waits for the server of a mount that is going away. A private mount that other processes still use stays, with
 /// its server.
 fn wait_for_server(server: Pid, connection: Option<OwnedFd>) {
-    if connection.is_some_and(|connection| !is_disconnected(&connection)) {
+    if connection.is_some_and(|connection| !is_disconnected(connection.as_fd())) {
         return;
     }
     if let Ok(pidfd) = process::open_pidfd(server)
@@ -474,13 +483,4 @@ fn wait_for_server(server: Pid, connection: Option<OwnedFd>) {
     {
         let _ = nix::sys::wait::waitpid(server, None);
     }
-}
-
-/// Whether the file system of a connection is gone (`fuse_dev_poll` of the Linux kernel).
-fn is_disconnected(connection: &OwnedFd) -> bool {
-    let mut descriptors = [PollFd::new(connection.as_fd(), PollFlags::empty())];
-    nix::poll::poll(&mut descriptors, PollTimeout::ZERO).is_ok()
-        && descriptors[0]
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLERR))
 }

@@ -1,101 +1,119 @@
-//! The process that answers the kernel: in the background or in the foreground, until its mount is gone.
+//! The process that answers the kernel until its mount is gone.
 //!
 //! It wakes only for requests, signals and the end of what it waits for. Its lease is taken before anybody is
-//! told that the mount is usable, and dropped with the process.
+//! told that the mount is usable, and dropped with the last process that holds it. It is the child of a keeper, which starts
+//! another if it is killed; without the keeper it goes on.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use envfs_store::cache::Cache;
-use envfs_store::lease::Lease;
-use envfs_store::view::View;
-use fuser::{Config, Session, SessionACL};
-use nix::unistd::Pid;
+use envfs_store::lease::{Lease, LeaseRecord};
 
-use crate::adapter::{Adapter, Owner};
+use crate::adapter::{self, Adapter, Owner};
 use crate::fs::FileSystem;
-use crate::keep::{self, Attached, ENDING_SIGNALS, Ending};
+use crate::keep::{self, Attached, Ending};
+use crate::memory::Memory;
 use crate::process::{self, ProcessError};
+use crate::protocol::connection::{Connection, REQUEST_BYTES};
+use crate::protocol::init::Agreed;
+use crate::protocol::request::Request;
+use crate::readers;
 use crate::service::Service;
 use crate::unmount;
 
 pub use crate::keep::ServerError;
 
-/// Two, so that one read from a slow disk does not hold up all others. Each costs a stack and a buffer of which
-/// only the touched pages exist.
-const THREADS: usize = 2;
-
-/// Serves `device` from a new process, and returns its number when the mount is usable. The new process closes its
-/// copies of `let_go`. Overlayfs on the mount finds content in `copies`, if there are any.
-pub(crate) fn spawn(
-    service: &Service,
-    device: OwnedFd,
-    copies: Option<Cache>,
-    ending: &Ending,
-    log: Option<&File>,
-    let_go: &[BorrowedFd<'_>],
-) -> Result<Pid, ServerError> {
-    keep::spawn(&service.mount_point, log, let_go, |ready| {
-        serve(service, device, copies, ending, ready)
-    })
+/// What is served over which connection, and until when.
+pub(crate) struct Serving<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) device: OwnedFd,
+    /// Where overlayfs on the mount finds content, if there is one.
+    pub(crate) copies: Option<Cache>,
+    pub(crate) ending: &'a Ending,
 }
 
-/// Serves `device` until its mount is gone. Calls `ready` when it is usable.
-pub(crate) fn serve(
-    service: &Service,
-    device: OwnedFd,
-    copies: Option<Cache>,
-    ending: &Ending,
+impl<'a> Serving<'a> {
+    /// With nothing standing on it.
+    pub(crate) fn alone(service: &'a Service, device: OwnedFd, ending: &'a Ending) -> Self {
+        Self {
+            service,
+            device,
+            copies: None,
+            ending,
+        }
+    }
+}
+
+/// In a process of its own: answers until the mount is gone. Takes up what an earlier server has left, if `memory` knows of
+/// one. The `lease` is its keeper's, with what that said in it. Calls `ready` when requests are answered.
+pub(crate) fn answer(
+    serving: &Serving<'_>,
+    lease: (&Lease, &LeaseRecord),
+    memory: Memory,
     ready: impl FnOnce(),
 ) -> Result<(), ServerError> {
-    process::raise_descriptor_limit();
-    process::block_signals(&ENDING_SIGNALS)?;
-    let _lease = Lease::take(&service.store, &service.lease())?;
+    let service = serving.service;
     let failed = |source| ServerError::Connection {
         mount_point: service.mount_point.clone(),
         source,
     };
-    let session = connect(service.view.clone(), copies, device).map_err(failed)?;
+    process::raise_descriptor_limit();
+    process::keep_heap_small();
+    let (lease, record) = lease;
+    lease.update(&LeaseRecord {
+        pid: std::process::id(),
+        keeper_pid: Some(record.pid),
+        ..record.clone()
+    })?;
+    let device = serving.device.try_clone().map_err(failed)?;
+    let connection = Connection::new(device);
+    let agreed = match memory.agreed() {
+        // Whatever the one before us had not answered comes again.
+        Some(agreed) => connection.ask_again().map(|()| agreed),
+        None => agree(&connection, &memory, wants_passthrough(serving)),
+    };
+    let agreed = agreed.map_err(failed)?;
+    let fs = FileSystem::new(service.view.clone()).with_copies(serving.copies.clone());
+    let owner = Owner {
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+    };
+    let adapter = Adapter::new(fs, owner, agreed, memory).map_err(failed)?;
     let (ended, running) = io::pipe().map_err(ProcessError::io("make a pipe"))?;
-    let answering = std::thread::Builder::new()
-        .name("envfs-session".into())
-        .spawn(move || {
-            let result = session.run();
-            drop(running);
-            result
-        })
-        .map_err(ProcessError::io("start a thread"))?;
+    let reader = readers::start(connection, adapter, running).map_err(ProcessError::io("start a thread"))?;
     ready();
-    keep::await_end(Some(&ended), ending, &Attached::mount(service))?;
-    match answering.join() {
+    keep::await_end(Some(&ended), serving.ending, &Attached::mount(service))?;
+    match reader.join() {
         Ok(result) => result.map_err(failed)?,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-    keep::remove_directory(ending, &service.mount_point);
+    keep::remove_directory(serving.ending, &service.mount_point);
     Ok(())
+}
+
+/// Only root's files can be registered; and where overlayfs takes the content elsewhere, what is left to read is little.
+fn wants_passthrough(serving: &Serving<'_>) -> bool {
+    nix::unistd::geteuid().is_root() && serving.copies.is_none()
+}
+
+/// Receives the kernel's first messages until it is settled how to speak.
+fn agree(connection: &Connection, memory: &Memory, wants_passthrough: bool) -> io::Result<Agreed> {
+    let mut buffer = Box::new([0; REQUEST_BYTES]);
+    loop {
+        let message = connection.receive(&mut buffer)?.ok_or(io::ErrorKind::NotConnected)?;
+        let Some(request) = Request::parse(message) else {
+            continue;
+        };
+        if let Some(agreed) = adapter::agree(connection, &request, memory, wants_passthrough)? {
+            return Ok(agreed);
+        }
+    }
 }
 
 /// Takes a mount back that nobody serves.
 pub(crate) fn forget(mount_point: &Path) {
     // The error that led here says more than a second one.
     let _ = unmount::detach(mount_point, true);
-}
-
-/// Answers the kernel's first message.
-fn connect(view: View, copies: Option<Cache>, device: OwnedFd) -> io::Result<Session<Adapter>> {
-    let owner = Owner {
-        uid: nix::unistd::getuid().as_raw(),
-        gid: nix::unistd::getgid().as_raw(),
-    };
-    let mut config = Config::default();
-    config.n_threads = Some(THREADS);
-    // The kernel itself checks who may see the mount.
-    Session::from_fd(
-        Adapter::new(FileSystem::new(view).with_copies(copies), owner),
-        device,
-        SessionACL::All,
-        config,
-    )
 }

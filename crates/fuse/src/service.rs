@@ -31,6 +31,7 @@ impl Service {
             signature: self.signature,
             mount_point: self.mount_point.clone(),
             pid: std::process::id(),
+            keeper_pid: None,
             uid: nix::unistd::getuid().as_raw(),
             started_unix_s: unix_now_s(),
         }

@@ -19,8 +19,12 @@ use crate::mountinfo::{self, MountEntry};
 /// Whether anybody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// A server answers.
+    /// It is served.
     Serving,
+    /// Its server was killed, and its keeper is about to start another: programs wait.
+    Restarting,
+    /// A server answers, but its keeper was killed: nobody would start another.
+    Unguarded,
     /// Its server is gone: only `envfs umount` is left to do.
     Dead,
 }
@@ -40,6 +44,8 @@ pub struct Status {
     pub signature_digits: String,
     /// The process that serves it, where a lease tells it.
     pub pid: Option<u32>,
+    /// The process that starts another server if that one dies, where a lease tells it.
+    pub keeper_pid: Option<u32>,
     /// The user it belongs to.
     pub uid: Option<u32>,
     /// Since when, in seconds since 1970-01-01 UTC, where a lease tells it.
@@ -90,13 +96,15 @@ pub struct InUse {
 /// All environments of `store` that are in use: by whom holds a lease, and by mounts that the kernel serves, which hold
 /// none. Those are looked for in the mount namespaces of all processes that this one may look at: root sees all of this
 /// machine, except where `/proc` hides them; an ordinary user need not see any, because its own runs hold leases. What is
-/// mounted on other machines that share the store is not seen. Sorted.
+/// mounted on other machines that share the store is seen by its leases. What a server of another store serves counts too,
+/// where this one has the environment, because that store may stand on it. Sorted.
 ///
 /// # Errors
 /// When the leases or the mounts cannot be read.
 pub fn in_use(store: &Store) -> Result<Vec<InUse>, envfs_store::Error> {
     let mut found: Vec<_> = lease::list(store)?
         .into_iter()
+        .chain(lease::list_foreign(store)?)
         .map(|lease| InUse {
             signature_digits: digits(&lease.signature),
             mount_point: lease.mount_point,
@@ -104,7 +112,14 @@ pub fn in_use(store: &Store) -> Result<Vec<InUse>, envfs_store::Error> {
         .collect();
     let objects = objects_of(store);
     for mounts in mountinfo::read_all_namespaces().map_err(unreadable)? {
-        let ours = mounts.into_iter().filter(|mount| mount.may_take_content_from(&objects));
+        // What is served by another store that stands on this one holds its leases there: only the signature tells.
+        let is_served = |mount: &MountEntry| {
+            let digits = mount.signature_digits().filter(|_| !mount.is_kernel());
+            digits.is_some_and(|digits| environment::find(store, digits).is_ok())
+        };
+        let ours = mounts
+            .into_iter()
+            .filter(|mount| mount.may_take_content_from(&objects) || is_served(mount));
         found.extend(ours.filter_map(|mount| {
             Some(InUse {
                 signature_digits: mount.signature_digits()?.to_owned(),
@@ -125,6 +140,7 @@ fn of_lease(lease: LeaseRecord, mounts: &[MountEntry]) -> Status {
         (LeaseKind::Mount, None) if link::is_linked(&lease.mount_point) => Some(Backend::Link),
         _ => None,
     };
+    let state = state_of(&lease);
     Status {
         kind: Some(lease.kind),
         backend,
@@ -134,8 +150,32 @@ fn of_lease(lease: LeaseRecord, mounts: &[MountEntry]) -> Status {
         pid: Some(lease.pid),
         uid: Some(lease.uid),
         started_unix_s: Some(lease.started_unix_s),
-        // The lease is held, so its process lives.
-        state: State::Serving,
+        keeper_pid: lease.keeper_pid,
+        state,
+    }
+}
+
+/// The lease is held, so one of its processes lives. What another namespace of processes hides counts as serving.
+fn state_of(lease: &LeaseRecord) -> State {
+    let Some(keeper) = lease.keeper_pid else {
+        return State::Serving;
+    };
+    match (parent(lease.pid), parent(keeper)) {
+        (None, Some(_)) => State::Restarting,
+        (Some(parent), _) if parent != keeper => State::Unguarded,
+        _ => State::Serving,
+    }
+}
+
+/// The parent of the process `pid`: the fourth field of its `stat` (proc_pid_stat(5)), behind a name that may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    match fields.next()? {
+        // It is not there any more, only not yet waited for.
+        "Z" | "X" => None,
+        _ => fields.next()?.parse().ok(),
     }
 }
 
@@ -160,6 +200,7 @@ fn without_lease(store: &Store, mount: &MountEntry) -> Option<Status> {
         signature,
         signature_digits: digits,
         pid: None,
+        keeper_pid: None,
         uid: mount.uid(),
         started_unix_s: None,
         state: if is_dead { State::Dead } else { State::Serving },
@@ -176,6 +217,7 @@ fn of_links(record: LinkedRecord, boot: Option<&Boot>) -> Status {
         signature: Some(record.signature),
         signature_digits: digits(&record.signature),
         pid: None,
+        keeper_pid: None,
         uid: Some(record.uid),
         started_unix_s: Some(record.started_unix_s),
         state: if is_dead { State::Dead } else { State::Serving },
@@ -196,5 +238,19 @@ fn unreadable(source: std::io::Error) -> envfs_store::Error {
         action: "read",
         path: "/proc/self/mountinfo".into(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_a_parent_as_long_as_it_is_there() {
+        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert_eq!(parent(pid), None);
     }
 }

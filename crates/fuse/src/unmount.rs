@@ -93,20 +93,22 @@ pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountErro
         found => found?,
     };
     let mount_point = &entry.mount_point;
-    let server = server_of(store, mount_point)?;
+    let servers = servers_of(store, mount_point)?;
     detach(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;
     let limit = if lazy {
         Duration::from_millis(100)
     } else {
         SERVER_END_LIMIT
     };
-    match server {
-        Some((pid, pidfd)) if !process::wait_for_end(&pidfd, limit) && !lazy => Err(UnmountError::ServerStays {
-            path: mount_point.clone(),
-            pid,
-        }),
-        _ => Ok(()),
+    for (pid, pidfd) in servers {
+        if !process::wait_for_end(&pidfd, limit) && !lazy {
+            return Err(UnmountError::ServerStays {
+                path: mount_point.clone(),
+                pid,
+            });
+        }
     }
+    Ok(())
 }
 
 /// Takes `mount_point` out of the directory tree, without waiting for its server.
@@ -155,17 +157,21 @@ fn find(path: &Path) -> Result<MountEntry, UnmountError> {
         .ok_or_else(|| UnmountError::NotMounted(path.to_owned()))
 }
 
-/// The process that serves `mount_point`, as the leases of this store tell.
-fn server_of(store: &Store, mount_point: &Path) -> Result<Option<(u32, OwnedFd)>, UnmountError> {
-    let pid = lease::list(store)?
+/// The processes that serve `mount_point`, as the leases of this store tell.
+fn servers_of(store: &Store, mount_point: &Path) -> Result<Vec<(u32, OwnedFd)>, UnmountError> {
+    let lease = lease::list(store)?
         .into_iter()
-        .find(|lease| lease.kind == LeaseKind::Mount && lease.mount_point == mount_point)
-        .map(|lease| lease.pid);
-    Ok(pid.and_then(|pid| {
-        let raw = i32::try_from(pid).ok()?;
-        // It may end at any moment, which is what is waited for.
-        Some((pid, process::open_pidfd(Pid::from_raw(raw)).ok()?))
-    }))
+        .find(|lease| lease.kind == LeaseKind::Mount && lease.mount_point == mount_point);
+    let pids = lease
+        .into_iter()
+        .flat_map(|lease| lease.keeper_pid.into_iter().chain([lease.pid]));
+    Ok(pids
+        .filter_map(|pid| {
+            let raw = i32::try_from(pid).ok()?;
+            // It may end at any moment, which is what is waited for.
+            Some((pid, process::open_pidfd(Pid::from_raw(raw)).ok()?))
+        })
+        .collect())
 }
 
 fn detach_by_helper(mount_point: &Path, lazy: bool) -> Result<(), UnmountError> {

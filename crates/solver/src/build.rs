@@ -6,7 +6,7 @@ mod base;
 mod bring;
 mod scripts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
@@ -24,6 +24,7 @@ use crate::bytecode::{self, Bytecode, BytecodeError};
 use crate::fetch::FetchError;
 use crate::link::{self, LinkError, Linkage};
 use crate::network::Network;
+use crate::options::BuildOptions;
 use crate::package::{LockedPackage, PackageError, link_order};
 use crate::pypi::{LockedWheel, wheel_order};
 use crate::subdir::Subdir;
@@ -81,6 +82,15 @@ pub trait BuildProgress: Send + Sync {
     fn fetched(&self, bytes: i64);
     /// A package is in the store.
     fn ingested(&self, package: &str);
+}
+
+impl BuildRequest {
+    fn options(&self) -> BuildOptions {
+        BuildOptions {
+            bytecode: self.bytecode,
+            link_scripts: self.link_scripts.is_some(),
+        }
+    }
 }
 
 /// Why nothing was built.
@@ -177,6 +187,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
     let packages = link_order(request.packages.clone())?;
     let wheels = wheel_order(request.wheels.clone())?;
     let signature = identity(
+        store,
         request,
         packages
             .iter()
@@ -188,7 +199,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .filter_map(LockedWheel::sha256)
             .map(Sha256::from_bytes)
             .collect(),
-    );
+    )?;
     Ok(environment::get(store, &signature)?.map(reused))
 }
 
@@ -205,23 +216,37 @@ fn reused(environment: Environment) -> Built {
     }
 }
 
-fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) -> Digest {
-    let off = [
-        ("link-scripts", request.link_scripts.is_none()),
-        ("pyc", !request.bytecode),
-    ];
+fn identity(
+    store: &Store,
+    request: &BuildRequest,
+    mut archives: Vec<Sha256>,
+    mut wheels: Vec<Sha256>,
+) -> Result<Digest, BuildError> {
+    let mut environment = None;
+    if let Some(base) = &request.base
+        && base.is_changed(store)?
+    {
+        let inherited: BTreeSet<Sha256> = base.all_packages(store)?.iter().map(|package| package.sha256).collect();
+        archives.retain(|archive| !inherited.contains(archive));
+        wheels.retain(|wheel| !inherited.contains(wheel));
+        environment = Some(base.signature);
+        if archives.is_empty() && wheels.is_empty() && request.variables == base.variables {
+            return Ok(base.signature);
+        }
+    }
     let identity = Identity {
+        environment,
         subdir: request.subdir.to_string(),
-        options: off
-            .into_iter()
-            .filter(|(_, is_off)| *is_off)
-            .map(|(name, _)| (name.to_owned(), "off".to_owned()))
+        options: request
+            .options()
+            .off()
+            .map(|name| (name.to_owned(), "off".to_owned()))
             .collect(),
         variables: request.variables.clone(),
         archives,
         wheels,
     };
-    identity.signature()
+    Ok(identity.signature())
 }
 
 /// What an environment is made of, in link order, with its layers.
@@ -262,10 +287,10 @@ impl Contents {
         })
     }
 
-    fn signature(&self, request: &BuildRequest) -> Digest {
+    fn signature(&self, store: &Store, request: &BuildRequest) -> Result<Digest, BuildError> {
         let archives = self.packages.iter().map(|(_, layer)| layer.archive).collect();
         let wheels = self.wheels.iter().map(|(_, layer)| layer.archive).collect();
-        identity(request, archives, wheels)
+        identity(store, request, archives, wheels)
     }
 
     /// The layers whose modules may come without bytecode.
@@ -294,7 +319,7 @@ fn finish(
     new_packages: usize,
     mut written: Written,
 ) -> Result<Built, BuildError> {
-    let signature = contents.signature(request);
+    let signature = contents.signature(store, request)?;
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(environment) = environment::get(store, &signature)? {
         return Ok(Built {

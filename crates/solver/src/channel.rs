@@ -205,6 +205,19 @@ pub enum ChannelError {
     },
 }
 
+impl ChannelError {
+    /// Whether the channel could not be asked, for no fault of what was asked for.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NotCached { .. } => true,
+            // Too many requests, and what a server or a proxy says of itself (RFC 9110, 15.6).
+            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+}
+
 /// A channel in a folder. Its index may be compressed, which the index reader does not expect of a folder.
 fn local_source(
     given: &str,

@@ -6,6 +6,7 @@
 mod archive;
 mod build;
 mod bytecode;
+mod canonical;
 mod channel;
 mod direct_url;
 mod export;
@@ -13,6 +14,7 @@ mod fetch;
 mod link;
 mod lock;
 mod network;
+mod options;
 mod package;
 mod pylock;
 mod pypi;
@@ -34,12 +36,14 @@ pub use build::{
     ScriptsRun, build,
 };
 pub use bytecode::BytecodeError;
+pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
+pub use options::BuildOptions;
 pub use package::{LockedPackage, PackageError, link_order};
 pub use pylock::PylockError;
 pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};
@@ -55,4 +59,4 @@ pub use subdir::{Subdir, UnknownSubdir};
 pub use uv::{Uv, UvError, UvOptions};
 pub use wheel::WheelError;
 pub use wheel_metadata::complete_wheels;
-pub use wheels::{WheelRequest, WheelsError, resolve_wheels};
+pub use wheels::{InheritedBase, WheelRequest, WheelsError, resolve_wheels};

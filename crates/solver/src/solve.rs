@@ -10,7 +10,9 @@ mod virtual_packages;
 
 use std::collections::HashSet;
 
-use rattler_conda_types::{GenericVirtualPackage, MatchSpec, NamelessMatchSpec, PackageNameMatcher, RepoDataRecord};
+use rattler_conda_types::{
+    GenericVirtualPackage, MatchSpec, Matches, NamelessMatchSpec, PackageNameMatcher, RepoDataRecord,
+};
 use rattler_solve::{CancellationToken, ChannelRepoData, SolverImpl, SolverTask, resolvo};
 
 use crate::channel::{ChannelError, ResolvedChannel};
@@ -112,6 +114,10 @@ impl Solution {
 pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solution, SolveError> {
     let mut channels = channels_of(request.spec, network)?;
     let match_specs = match_specs_of(request, &mut channels, network)?;
+    if is_settled(&match_specs, request.pinned) {
+        let records = request.pinned.iter().map(|package| package.record().clone());
+        return solution(records.collect(), &channels, request);
+    }
     let records = index::load(network, &channels, request.subdir, &match_specs).await?;
 
     let known: HashSet<&str> = records
@@ -159,6 +165,22 @@ pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solu
     solution(chosen, &channels, request)
 }
 
+/// The addresses of a request's channels, the first having priority, and its MatchSpecs in the solver's own spelling.
+///
+/// # Errors
+/// A channel or a MatchSpec makes no sense.
+pub(crate) fn resolved(
+    request: &SolveRequest<'_>,
+    network: &Network,
+) -> Result<(Vec<String>, Vec<String>), SolveError> {
+    let mut channels = channels_of(request.spec, network)?;
+    let match_specs = match_specs_of(request, &mut channels, network)?;
+    Ok((
+        channels.iter().flat_map(ResolvedChannel::urls).collect(),
+        match_specs.iter().map(ToString::to_string).collect(),
+    ))
+}
+
 /// Why there is no solution.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -191,6 +213,20 @@ pub enum SolveError {
         /// What happened.
         reason: String,
     },
+}
+
+impl SolveError {
+    /// Whether the channels could not be asked: an older answer may do.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Channel(error) if error.is_unreachable())
+    }
+}
+
+/// Whether a base has all that is asked for: then there is nothing to search, and no index to read.
+fn is_settled(match_specs: &[MatchSpec], pinned: &[LockedPackage]) -> bool {
+    let is_met = |spec: &MatchSpec| pinned.iter().any(|package| spec.matches(package.record()));
+    !pinned.is_empty() && match_specs.iter().all(is_met)
 }
 
 fn channels_of(spec: &Spec, network: &Network) -> Result<Vec<ResolvedChannel>, ChannelError> {

@@ -108,8 +108,12 @@ impl Store {
     }
 
     pub(crate) fn layer_path(&self, archive: &Sha256) -> PathBuf {
-        self.path("layers").join(archive.to_string())
+        self.find(&layer_name(archive))
     }
+}
+
+fn layer_name(archive: &Sha256) -> String {
+    format!("layers/{archive}")
 }
 
 impl Layer {
@@ -119,7 +123,7 @@ impl Layer {
     /// When the store cannot be written.
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<u64> {
         let bytes = self.to_bytes();
-        durable::write(workspace.path(), &store.layer_path(&self.archive), &bytes)?;
+        durable::write(workspace.path(), &store.path(&layer_name(&self.archive)), &bytes)?;
         Ok(bytes.len() as u64)
     }
 

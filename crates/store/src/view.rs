@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -200,6 +201,21 @@ impl OpenFile {
         }
     }
 
+    /// The stored object's own descriptor, where it is a whole file, patched or not.
+    #[must_use]
+    pub fn stored_object(&self) -> Option<&File> {
+        match &self.stored {
+            ObjectBytes::Whole(file) => Some(file),
+            ObjectBytes::Small(_) => None,
+        }
+    }
+
+    /// Whether the bytes in `range` are those that the stored object has at the same place.
+    #[must_use]
+    pub fn is_stored(&self, range: &Range<u64>) -> bool {
+        self.plan.as_ref().is_none_or(|plan| plan.is_stored(range))
+    }
+
     /// Fills `buffer` from `offset`; fewer bytes than it holds only at the end of the file.
     ///
     /// # Errors
@@ -216,15 +232,26 @@ impl OpenFile {
         }
     }
 
+    /// The bytes from `offset`, at most `len`, where they are in memory already: of small files without a placeholder.
+    #[must_use]
+    pub fn bytes_in_memory(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        match (&self.stored, &self.plan) {
+            (ObjectBytes::Small(bytes), None) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(len).min(bytes.len());
+                Some(&bytes[start..end])
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes from `offset`, at most `len`, borrowed where they are in memory already.
     ///
     /// # Errors
     /// When the stored bytes cannot be read.
     pub fn bytes_at(&self, offset: u64, len: usize) -> Result<Cow<'_, [u8]>> {
-        if let (ObjectBytes::Small(bytes), None) = (&self.stored, &self.plan) {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            let end = start.saturating_add(len).min(bytes.len());
-            return Ok(Cow::Borrowed(&bytes[start..end]));
+        if let Some(bytes) = self.bytes_in_memory(offset, len) {
+            return Ok(Cow::Borrowed(bytes));
         }
         let mut buffer = vec![0; len];
         let read = self.read_at(offset, &mut buffer)?;

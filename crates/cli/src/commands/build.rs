@@ -1,26 +1,21 @@
 //! `envfs build`: bring everything into the store and say what it is called.
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use envfs_fuse::backend::{self, BackendError};
-use envfs_solver::{BuildRequest, Built, LinkScripts, Network, ScriptOutput, Subdir, build};
+use envfs_solver::{Built, ScriptOutput};
 use envfs_store::Store;
 use envfs_store::digest::Digest;
-use envfs_store::environment::{self, Environment};
+use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
 use serde::Serialize;
 
 use crate::commands::mount;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::link_scripts;
 use crate::output;
-use crate::progress::Bar;
-use crate::resolve::{self, Reference};
-use crate::solving::{SpecArgs, current_subdir, empty};
+use crate::recipe::Recipe;
 
 /// Build an environment into the store and print its signature
 #[derive(Debug, clap::Args)]
@@ -33,26 +28,11 @@ use crate::solving::{SpecArgs, current_subdir, empty};
     envfs build --base 3fb1c2d4 tqdm\n\n\
     Building twice is cheap: what is in the store is used, and an environment that is there is only named.")]
 pub(crate) struct BuildArgs {
-    /// A lock file, a spec file or a signature; or what is wanted, as MatchSpecs
-    #[arg(value_name = "ENV|MATCHSPEC")]
-    what: Vec<String>,
     #[command(flatten)]
-    spec: SpecArgs,
-    /// The platform [default: this machine's]
-    #[arg(long, value_name = "SUBDIR")]
-    platform: Option<Subdir>,
-    /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
-    #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
-    no_pyc: bool,
-    /// Do not run the scripts by which packages finish their installation (`bin/.<package>-post-link.sh`)
-    #[arg(long)]
-    no_link_scripts: bool,
+    recipe: Recipe,
     /// Lay out now what the first `envfs run` would have to, as copies in the store's cache
     #[arg(long)]
     prepare: bool,
-    /// Which environment of a lock file that holds several
-    #[arg(long, value_name = "NAME")]
-    environment: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -69,124 +49,35 @@ struct Report<'a> {
     clashes: usize,
     link_scripts: &'a [ScriptOutput],
     seconds: f64,
+    #[serde(flatten)]
+    origin: Option<&'a Origin>,
+}
+
+/// Where the lock of an environment comes from, for who did not ask for a new one.
+#[derive(Serialize)]
+pub(crate) struct Origin {
+    /// Whether it was found without solving.
+    pub(crate) known: bool,
+    /// When it was solved.
+    pub(crate) solved_unix_s: Option<u64>,
+    /// Why an answer was taken that is older than allowed, if one was.
+    pub(crate) stale: Option<String>,
 }
 
 pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, CliError> {
     let started = Instant::now();
-    let built = match args.reference()? {
-        Some(Reference::Signature(text)) => found(environment::find(&context.store()?, text)?),
-        Some(Reference::LockFile(path)) => args.build_lock(context, path)?,
-        Some(Reference::SpecFile(path)) => {
-            let spec = SpecArgs {
-                file: Some(path.to_owned()),
-                ..args.spec.clone()
-            };
-            args.build_spec(context, &spec, &[])?
-        }
-        None => args.build_spec(context, &args.spec, &args.what)?,
-    };
+    let built = args.recipe.open(context)?.build(context)?;
     if args.prepare {
         prepare(&context.store()?, &built.environment)?;
     }
-    report(context, &built, started.elapsed().as_secs_f64())?;
+    report(context, &built, started.elapsed().as_secs_f64(), None)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn prepare(store: &Store, environment: &Environment) -> Result<(), CliError> {
+pub(crate) fn prepare(store: &Store, environment: &Environment) -> Result<(), CliError> {
     let place = envfs_fuse::private_prefix(store, &environment.signature);
     let service = mount::service(store, environment, &place, LeaseKind::Run)?;
     Ok(backend::prepare(&service).map_err(BackendError::from)?)
-}
-
-impl BuildArgs {
-    /// The environment that the only argument names, unless it is a MatchSpec.
-    fn reference(&self) -> Result<Option<Reference<'_>>, CliError> {
-        if self.what.is_empty() && self.spec.is_empty() {
-            return Err(CliError::usage(
-                "nothing to build: name a lock file or an environment.yml, or give MatchSpecs",
-            ));
-        }
-        let [only] = self.what.as_slice() else { return Ok(None) };
-        let is_signature = only.len() >= environment::MIN_PREFIX_DIGITS
-            && only
-                .bytes()
-                .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
-        let is_file = Path::new(only).is_file()
-            || [".yml", ".yaml", ".lock", ".txt", ".toml"]
-                .iter()
-                .any(|end| only.ends_with(end));
-        if self.spec.file.is_none() && (is_signature || is_file) {
-            return Reference::parse(only).map(Some);
-        }
-        Ok(None)
-    }
-
-    fn build_lock(&self, context: &Context, path: &Path) -> Result<Built, CliError> {
-        let subdir = self.subdir()?;
-        let contents = resolve::locked_contents(path, self.environment.as_deref(), subdir)?;
-        let base = self
-            .spec
-            .base
-            .as_ref()
-            .map(|base| resolve::environment(context, base))
-            .transpose()?;
-        let request = BuildRequest {
-            packages: contents.packages,
-            wheels: contents.wheels,
-            bytecode: !self.no_pyc,
-            link_scripts: self.link_scripts(),
-            subdir,
-            variables: std::collections::BTreeMap::default(),
-            base,
-        };
-        let network = context.network()?;
-        context.block_on(run(context, &network, request))?
-    }
-
-    fn build_spec(&self, context: &Context, spec: &SpecArgs, match_specs: &[String]) -> Result<Built, CliError> {
-        let subdir = self.subdir()?;
-        let wanted = spec.wanted(context, match_specs)?;
-        let network = context.network()?;
-        context.block_on(async {
-            let solved = spec.solve(context, &network, &wanted, subdir, &empty(subdir)).await?;
-            let request = BuildRequest {
-                packages: solved.contents.packages,
-                wheels: solved.contents.wheels,
-                bytecode: !self.no_pyc,
-                link_scripts: self.link_scripts(),
-                subdir,
-                variables: wanted.spec.variables().clone(),
-                base: wanted.base,
-            };
-            run(context, &network, request).await
-        })?
-    }
-
-    fn link_scripts(&self) -> Option<Arc<dyn LinkScripts>> {
-        (!self.no_link_scripts).then(|| Arc::new(link_scripts::Sandboxed) as _)
-    }
-
-    fn subdir(&self) -> Result<Subdir, CliError> {
-        self.platform.map_or_else(current_subdir, Ok)
-    }
-}
-
-async fn run(context: &Context, network: &Network, request: BuildRequest) -> Result<Built, CliError> {
-    let bar = Bar::new(context.quiet || context.json);
-    Ok(build(&context.store()?, network, request, &bar).await?)
-}
-
-fn found(environment: Environment) -> Built {
-    Built {
-        environment,
-        reused: true,
-        new_packages: 0,
-        written: envfs_store::ingest::Written::default(),
-        clashes: Vec::new(),
-        script_outputs: Vec::new(),
-        bound: Vec::new(),
-        skipped_scripts: Vec::new(),
-    }
 }
 
 fn report_scripts(context: &Context, built: &Built) {
@@ -206,7 +97,8 @@ fn report_scripts(context: &Context, built: &Built) {
     }
 }
 
-fn report(context: &Context, built: &Built, seconds: f64) -> Result<(), CliError> {
+/// Says what was built, and what it is called.
+pub(crate) fn report(context: &Context, built: &Built, seconds: f64, origin: Option<&Origin>) -> Result<(), CliError> {
     let environment = &built.environment;
     let packages = environment.all_packages(&context.store()?)?.len();
     for clash in &built.clashes {
@@ -227,6 +119,7 @@ fn report(context: &Context, built: &Built, seconds: f64) -> Result<(), CliError
             clashes: built.clashes.len(),
             link_scripts: &built.script_outputs,
             seconds,
+            origin,
         });
     }
     let count = output::count(packages as u64, "package");

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output;
 use crate::writable::Opened;
+use crate::{metadata, output};
 
 /// Turn what was written into an environment into a new one
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,7 @@ pub(crate) fn execute(context: &Context, args: &CommitArgs) -> Result<ExitCode, 
     let store = context.store()?;
     let opened = Opened::open(&store, &args.what)?;
     let environment = commit(context, &store, &opened)?;
+    metadata::ensured(context, &store, &environment, None);
     let is_changed = environment != opened.environment;
     if context.json {
         let added = if is_changed {

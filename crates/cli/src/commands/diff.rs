@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::known;
 use crate::output;
-use crate::resolve;
 use crate::writable::Opened;
 
 /// Show which packages differ between two environments, or what was written into one
@@ -56,10 +56,7 @@ pub(crate) fn execute(context: &Context, args: &DiffArgs) -> Result<ExitCode, Cl
     let Some(b) = &args.b else {
         return diff_written(context, &args.a);
     };
-    let (a, b) = (
-        resolve::environment(context, &args.a)?,
-        resolve::environment(context, b)?,
-    );
+    let (a, b) = (known::environment(context, &args.a)?, known::environment(context, b)?);
     let difference = Difference::of(&context.store()?, &a, &b)?;
     if context.json {
         context.print_json(&difference)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use envfs_solver::{Asked, DEFAULT_ENVIRONMENT, Export, ExportFormat, Lock, LockedContents, Subdir, export};
-use envfs_store::environment::{self, Environment};
+use envfs_store::environment::Environment;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -20,7 +20,7 @@ use crate::solving::{SpecArgs, current_subdir, empty, environment_contents};
     envfs export pixi.lock --format conda-lock -o conda-lock.yml\n  \
     envfs export environment.yml --format requirements")]
 pub(crate) struct ExportArgs {
-    /// A signature, a lock file or a spec file
+    /// A signature, a name, a lock file or a spec file
     #[arg(value_name = "ENV")]
     environment: String,
     /// environment, explicit, conda-lock, pixi, pylock or requirements
@@ -55,9 +55,9 @@ struct Found {
 
 pub(crate) fn execute(context: &Context, args: &ExportArgs) -> Result<ExitCode, CliError> {
     let found = match Reference::parse(&args.environment)? {
-        Reference::Signature(text) => args.of_environment(context, &environment::find(&context.store()?, text)?)?,
-        Reference::LockFile(path) => args.of_lock(path)?,
-        Reference::SpecFile(path) => args.of_spec(context, path)?,
+        Reference::Built(handle) => args.of_environment(context, &handle.environment(context)?)?,
+        Reference::LockFile(path) => args.of_lock(&path)?,
+        Reference::SpecFile(path) => args.of_spec(context, &path)?,
     };
     let asked = args.from_history.then(|| {
         let guess = || found.contents.first().map(Asked::guess);

@@ -17,25 +17,29 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::{output, resolve, writable};
+use crate::with::WithArgs;
+use crate::{metadata, output, writable};
 
 /// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs mount 3fb1c2d4 /envs/x                there when the command returns\n  \
     envfs mount environment.yml ./env           builds it first, if it is not built\n  \
+    envfs mount 3fb1c2d4 /envs/x --with httpx   with packages on top that enter no lock\n  \
     envfs mount 3fb1c2d4 /envs/x --foreground   until ^C, for service managers and containers\n  \
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \
     envfs mount --explain                       how it would be done here, and why not otherwise\n\n\
     Nothing is copied: the environment is as good as installed in PATH. It cannot be written to, unless --writable.\n\
     Only the backend `link`, for where nothing can be mounted, makes files.")]
 pub(crate) struct MountArgs {
-    /// A signature, a lock file or an environment.yml
+    /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV", required_unless_present = "explain")]
     environment: Option<String>,
     /// An existing empty directory
     #[arg(required_unless_present = "explain")]
     path: Option<PathBuf>,
+    #[command(flatten)]
+    with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Say which backend would be taken by `mount` and `run`, and why not the others
@@ -121,8 +125,10 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         writable::check_mount()?;
     }
     let mount_point = mount::check_mount_point(path)?;
-    let environment = resolve::environment(context, environment)?;
-    let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;
+    let environment = args.with.environment(context, environment)?;
+    let store = context.store()?;
+    metadata::used(context, &store, &environment);
+    let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,
         allow_other: args.allow_other,

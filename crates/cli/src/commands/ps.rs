@@ -15,8 +15,9 @@ use crate::output;
 /// List the mounted environments and running commands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `serving`, or `dead` where the server was killed, or where files were linked before the machine was\n\
-    started again: `envfs umount` takes such a mount away. Mounts that the kernel serves have no process.\n\
+    after_help = "STATE is `serving`; `restarting` where the server was killed and its keeper starts another; `unguarded` where the\n\
+    keeper was killed; or `dead` where nobody answers any more, or where files were linked before the machine was started\n\
+    again: `envfs umount` takes such a mount away. Mounts that the kernel serves have no process.\n\
     Mounts of other stores are listed with what the kernel knows of them."
 )]
 pub(crate) struct PsArgs {}
@@ -31,6 +32,8 @@ struct Row {
     backend: Option<&'static str>,
     state: &'static str,
     pid: Option<u32>,
+    /// The process that starts another server if that one is killed.
+    keeper_pid: Option<u32>,
     uid: Option<u32>,
     since_unix_s: Option<u64>,
 }
@@ -70,9 +73,12 @@ impl From<Status> for Row {
             backend: status.backend.map(Backend::name),
             state: match status.state {
                 State::Serving => "serving",
+                State::Restarting => "restarting",
+                State::Unguarded => "unguarded",
                 State::Dead => "dead",
             },
             pid: status.pid,
+            keeper_pid: status.keeper_pid,
             uid: status.uid,
             since_unix_s: status.started_unix_s,
         }

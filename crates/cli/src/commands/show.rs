@@ -4,18 +4,18 @@ use std::process::ExitCode;
 
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package};
-use envfs_store::tree::{NodeId, NodeKind};
+use envfs_store::tree::NodeId;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::known;
 use crate::output;
-use crate::resolve;
 
 /// Show the packages of an environment, what it inherits and what it cost
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
-    /// A signature, a lock file or an environment.yml
+    /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV")]
     environment: String,
 }
@@ -46,7 +46,7 @@ struct ShownPackage {
 }
 
 pub(crate) fn execute(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
-    let environment = resolve::environment(context, &args.environment)?;
+    let environment = known::environment(context, &args.environment)?;
     let shown = Shown::of(&context.store()?, &environment)?;
     if context.json {
         context.print_json(&shown)?;
@@ -59,21 +59,7 @@ pub(crate) fn execute(context: &Context, args: &ShowArgs) -> Result<ExitCode, Cl
 impl Shown {
     fn of(store: &Store, environment: &Environment) -> Result<Self, CliError> {
         let tree = store.tree(&environment.tree)?;
-        let (mut files, mut file_bytes) = (0, 0);
-        let mut pending = vec![tree.root()?.id()];
-        while let Some(directory) = pending.pop() {
-            for child in tree.children(tree.node(directory)?, 0)? {
-                let child = child?;
-                match child.kind()? {
-                    NodeKind::Directory => pending.push(child.id()),
-                    NodeKind::File => {
-                        files += 1;
-                        file_bytes += child.stored_bytes();
-                    }
-                    NodeKind::Symlink => files += 1,
-                }
-            }
-        }
+        let (files, file_bytes) = tree.contents()?;
         let mut packages: Vec<ShownPackage> = environment
             .all_packages(store)?
             .into_iter()

@@ -3,6 +3,7 @@
 mod model;
 mod mounts;
 mod prepared;
+mod recovery;
 mod runs;
 mod sandboxes;
 
@@ -43,6 +44,10 @@ pub(crate) const CASES: &[&Case] = &[
     &mounts::FOREGROUND,
     &mounts::THREADS,
     &mounts::PASSTHROUGH,
+    &recovery::KILLED_SERVERS,
+    &recovery::KILLED_SERVERS_OF_RUNS,
+    &recovery::KILLED_KEEPER,
+    &recovery::GIVEN_UP,
     &prepared::STATUS,
     &prepared::AT_ONCE,
     &prepared::PREFIXES,

@@ -11,6 +11,7 @@ use envfs_fuse::mount::check_mount_point;
 use envfs_fuse::status::State;
 use envfs_fuse::{backend, unmount};
 use envfs_store::lease::LeaseKind;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -87,7 +88,7 @@ pub(crate) const LISTINGS: Case = Case {
         assert_eq!(
             found.stdout.split(|&byte| byte == b'\n').count() - 1,
             // And where it is linked, what says so.
-            fixture::MANY + 3 + 3 + 3 + 4 + 1 + usize::from(sandbox.backend == Backend::Link)
+            fixture::MANY + 4 + 3 + 3 + 4 + 1 + usize::from(sandbox.backend == Backend::Link)
         );
         sandbox.unmount();
     },
@@ -117,7 +118,7 @@ pub(crate) const REFUSALS: Case = Case {
         );
         assert_eq!(kind(fs::read(mount.join("lib")).map(drop)), ErrorKind::IsADirectory);
         let damaged = fs::read(mount.join("lib/damaged")).unwrap_err();
-        assert_eq!(damaged.raw_os_error(), Some(sandbox.lost_errno() as i32));
+        assert_eq!(damaged.raw_os_error(), Some(Errno::EIO as i32));
         let forbidden = Command::new(mount.join("bin/not-executable")).status().unwrap_err();
         assert_eq!(forbidden.kind(), ErrorKind::PermissionDenied);
         let message = check_mount_point(&mount).unwrap_err().to_string();
@@ -173,8 +174,10 @@ pub(crate) const DEAD: Case = Case {
             (State::Serving, Some(sandbox.signature))
         );
         assert_eq!(status.uid, Some(nix::unistd::getuid().as_raw()));
-        let pid = Pid::from_raw(i32::try_from(status.pid.unwrap()).unwrap());
-        kill(pid, Signal::SIGKILL).unwrap();
+        for pid in [status.keeper_pid, status.pid] {
+            let pid = Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
         eventually("it is dead", || {
             sandbox.statuses().iter().all(|status| status.state == State::Dead)
         });
@@ -194,9 +197,10 @@ pub(crate) const SIGNALLED: Case = Case {
     needs: Needs::PublicMount,
     by: FUSE,
     run: |sandbox| {
-        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        for (signal, to_keeper) in [(Signal::SIGTERM, false), (Signal::SIGINT, true), (Signal::SIGHUP, true)] {
             sandbox.mount();
-            let pid = sandbox.statuses().pop().unwrap().pid.unwrap();
+            let status = sandbox.statuses().pop().unwrap();
+            let pid = if to_keeper { status.keeper_pid } else { status.pid }.unwrap();
             kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
             eventually("it unmounts", || sandbox.statuses().is_empty());
             sandbox.assert_nothing_is_left();

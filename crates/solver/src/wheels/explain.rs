@@ -51,7 +51,7 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         help.push(
             "check the address of the index and the network; offline, what was resolved earlier still is".to_owned(),
         );
-        "a package index cannot be reached"
+        WheelsError::UNREACHABLE
     } else if says(&["No interpreter found", "No Python", "no interpreter"]) {
         help.push("uv works only where some Python 3 is installed, of whatever version: install one".to_owned());
         "uv finds no Python on this machine"

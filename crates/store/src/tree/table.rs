@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use zerocopy::FromBytes;
 
 use crate::digest::Digest;
@@ -38,6 +38,14 @@ impl Table {
         };
         table.check_header()?;
         Ok(table)
+    }
+
+    pub(super) fn unload(&self) {
+        #[expect(unsafe_code, reason = "this advice makes memory that was written to lose it")]
+        // SAFETY: nothing is written to this map; what is touched again is read from the same file.
+        let advised = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        // Only advice.
+        let _ = advised;
     }
 
     fn check_header(&self) -> Result<()> {

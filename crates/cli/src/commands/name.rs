@@ -1,0 +1,163 @@
+//! `envfs name`: what people call environments.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use envfs_store::name::Name;
+use envfs_store::names::{Change, Named, Names};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::naming::{self, ChangeArgs, ExpectedArgs};
+use crate::{output, resolve};
+
+/// Give names to environments, and see what they stand for
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    envfs name set proj:qa 3fb1c2d4 -m 'numpy 2'    from now on <ENV> may be proj:qa\n  \
+    envfs promote proj:qa proj:current              what was tried becomes what is used\n  \
+    envfs rollback proj:current                     and goes back\n  \
+    envfs name history proj                         who, when, why; proj is proj:current\n\n\
+    Who reads a name sees it before or after a change; processes that run keep what they have. A name keeps its\n\
+    environment, and the last ones before it, from `envfs gc`. Who may write to the directory `refs` of the store may change\n\
+    names.")]
+pub(crate) struct NameArgs {
+    #[command(subcommand)]
+    command: NameCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum NameCommand {
+    /// Let a name stand for an environment
+    Set {
+        /// The name: `project:tag` or `team/project:tag`; without a tag it is `current`
+        name: Name,
+        /// What it is to stand for: a signature, another name, a lock file or a spec file
+        #[arg(value_name = "ENV")]
+        environment: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List names and what they stand for
+    Ls {
+        /// Only this name, or all that start with it
+        prefix: Option<String>,
+    },
+    /// Say what a name stands for
+    Show {
+        /// The name
+        name: Name,
+    },
+    /// List the changes of a name, the latest first
+    History {
+        /// The name
+        name: Name,
+    },
+    /// Forget a name and its history; the environment stays until `envfs gc`
+    Rm {
+        /// The name
+        name: Name,
+        #[command(flatten)]
+        expected: ExpectedArgs,
+    },
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: Name,
+    #[serde(flatten)]
+    current: Change,
+}
+
+pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, CliError> {
+    match &args.command {
+        NameCommand::Set {
+            name,
+            environment,
+            change,
+        } => {
+            let signature = resolve::environment(context, environment)?.signature;
+            naming::change(context, name, change, |names, author, expected| {
+                names.set(name, &signature, author, expected)
+            })?;
+        }
+        NameCommand::Ls { prefix } => list(context, prefix.as_deref().unwrap_or_default())?,
+        NameCommand::Show { name } => show(context, Names::of(&context.store()?).load(name)?)?,
+        NameCommand::History { name } => history(context, &Names::of(&context.store()?).load(name)?)?,
+        NameCommand::Rm { name, expected } => {
+            let store = context.store()?;
+            let expected = expected.expected(&store)?;
+            let removed = Names::of(&store).remove(name, expected.as_ref());
+            removed.map_err(|error| naming::who_may(error, &store))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(context: &Context, prefix: &str) -> Result<(), CliError> {
+    let mut rows = Vec::new();
+    for named in Names::of(&context.store()?).list()? {
+        match named {
+            Ok(named) if named.name.to_string().starts_with(prefix) => rows.push(Row::from(named)),
+            Ok(_) => {}
+            // One damaged file must not hide the others.
+            Err(error) => context.note(&format!("warning: {error}")),
+        }
+    }
+    if context.json {
+        return context.print_json(&rows);
+    }
+    let cells: Vec<_> = rows
+        .into_iter()
+        .map(|row| [vec![row.name.to_string()], cells(&row.current)].concat())
+        .collect();
+    output::table(
+        &["NAME", "SIGNATURE", "NUMBER", "AGE", "BY", "MESSAGE"],
+        &[2, 3],
+        &cells,
+    )
+}
+
+fn show(context: &Context, named: Named) -> Result<(), CliError> {
+    if context.json {
+        return context.print_json(&Row::from(named));
+    }
+    output::line(&named.current.signature.to_string())
+}
+
+fn history(context: &Context, named: &Named) -> Result<(), CliError> {
+    if context.json {
+        return context.print_json(&named.changes().collect::<Vec<_>>());
+    }
+    let cells: Vec<_> = named.changes().map(cells).collect();
+    output::table(&["SIGNATURE", "NUMBER", "AGE", "BY", "MESSAGE"], &[1, 2], &cells)
+}
+
+impl From<Named> for Row {
+    fn from(named: Named) -> Self {
+        Self {
+            name: named.name,
+            current: named.current,
+        }
+    }
+}
+
+fn cells(change: &Change) -> Vec<String> {
+    let origin = match (&change.promoted_from, change.restores) {
+        (Some(name), _) => format!("from {name}"),
+        (None, Some(number)) => format!("back to {number}"),
+        (None, None) => String::new(),
+    };
+    let message = change.message.clone().unwrap_or_default();
+    vec![
+        change.signature.to_string()[..16].to_owned(),
+        change.number.to_string(),
+        output::age(change.at_unix_s),
+        change.by.clone(),
+        match (origin.is_empty(), message.is_empty()) {
+            (false, false) => format!("{origin}: {message}"),
+            _ => origin + &message,
+        },
+    ]
+}

@@ -1,0 +1,130 @@
+//! Which environment answered a question, and by which lock: asked again, it need not be solved again.
+//!
+//! ```text
+//! <store>/cache/locks/<digest>.json.zst   one answer, named by the digest of its question
+//! ```
+//!
+//! Never the truth, and evictable at any time: without it a question is solved once more. A file that cannot be read is no
+//! answer. What a question is, and how old an answer may be, is decided by who asks.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::durable;
+use crate::error::{IoContext as _, Result};
+use crate::store::Store;
+
+/// The version of the fields. A reader passes over any other.
+const FORMAT_VERSION: u32 = 1;
+
+/// A lock is text that repeats itself.
+const COMPRESSION_LEVEL: i32 = 3;
+
+/// A larger answer is none: the largest known lock files have some 10 MB.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    format: u32,
+    /// The environment that the lock makes. It may have been collected since.
+    pub signature: Digest,
+    /// The lock, as its ecosystem writes it; none where the question was a lock itself.
+    pub lock: Option<String>,
+    /// The file that was asked for, as it was named then; for people only.
+    pub spec: Option<PathBuf>,
+    /// When it was solved, in seconds since 1970-01-01 UTC.
+    pub solved_unix_s: u64,
+}
+
+impl Answer {
+    /// An answer that was found just now.
+    #[must_use]
+    pub fn new(signature: Digest, lock: Option<String>, spec: Option<PathBuf>) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            signature,
+            lock,
+            spec,
+            solved_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
+        }
+    }
+
+    /// Keeps it as the answer to `question`, in place of an older one.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn keep(&self, store: &Store, question: &Digest) -> Result<()> {
+        let path = store.path(&name(question));
+        let text = serde_json::to_vec(self).expect("strings and numbers become JSON");
+        let text = zstd::encode_all(text.as_slice(), COMPRESSION_LEVEL).at("compress", &path)?;
+        durable::create_directory(path.parent().unwrap_or(Path::new("/")))?;
+        durable::write_evictable(&store.path("tmp"), &path, &text)
+    }
+}
+
+/// The answer to `question`, if one is kept.
+#[must_use]
+pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
+    parse(&place(store, question))
+}
+
+/// All answers with the digests of their questions, in that order.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn list(store: &Store) -> Result<Vec<(Digest, Answer)>> {
+    let paths = crate::store::list(&store.path("cache/locks"))?;
+    let answer = |path: PathBuf| {
+        let question = path.file_name()?.to_str()?.strip_suffix(".json.zst")?;
+        Some((question.parse().ok()?, parse(&path)?))
+    };
+    Ok(paths.into_iter().filter_map(answer).collect())
+}
+
+/// Where the answer to `question` is kept.
+#[must_use]
+pub fn place(store: &Store, question: &Digest) -> PathBuf {
+    store.find(&name(question))
+}
+
+fn name(question: &Digest) -> String {
+    format!("cache/locks/{question}.json.zst")
+}
+
+fn parse(path: &Path) -> Option<Answer> {
+    let compressed = zstd::Decoder::new(std::fs::File::open(path).ok()?).ok()?;
+    let mut text = Vec::new();
+    compressed.take(MAX_ANSWER_BYTES).read_to_end(&mut text).ok()?;
+    let answer: Answer = serde_json::from_slice(&text).ok()?;
+    (answer.format == FORMAT_VERSION).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_found_by_its_question_and_damage_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let (question, other) = (Digest::of(b"question"), Digest::of(b"other"));
+        let answer = Answer::new(Digest::of(b"environment"), Some("version: 7\n".into()), None);
+        answer.keep(&store, &question).unwrap();
+        assert_eq!(find(&store, &question), Some(answer.clone()));
+        assert_eq!(find(&store, &other), None);
+        assert_eq!(list(&store).unwrap(), [(question, answer.clone())]);
+
+        let newer = Answer {
+            format: FORMAT_VERSION + 1,
+            ..answer
+        };
+        newer.keep(&store, &other).unwrap();
+        std::fs::remove_file(place(&store, &question)).unwrap();
+        std::fs::write(place(&store, &question), "{").unwrap();
+        assert_eq!(list(&store).unwrap(), []);
+    }
+}
