@@ -60,14 +60,7 @@ fn what_is_written_can_be_kept_and_seen_anywhere() {
         let mut command = std::process::Command::new(place.join("bin/python"));
         finish(command.args(arguments).env_remove("PYTHONDONTWRITEBYTECODE")).success()
     };
-    let greeting = [
-        ("greeting.py", "def main():\n    print('hello from', __file__)\n"),
-        (
-            "greeting-1.0.dist-info/entry_points.txt",
-            "[console_scripts]\ngreet = greeting:main\n",
-        ),
-    ];
-    let wheel = pypi::wheel(envfs.path(), "greeting", "1.0", &greeting);
+    let wheel = pypi::greeting(envfs.path());
     python(&["-m", "pip", "install", "--no-index", wheel.to_str().unwrap()]);
     python(&["-m", "pip", "uninstall", "-y", "idna"]);
     let changes = envfs.run(["diff", place.to_str().unwrap()]);

@@ -31,7 +31,7 @@ pub struct QuestionContext<'a> {
     pub python_lock: Option<&'a [u8]>,
     /// Settings of uv, by name.
     pub settings: &'a BTreeMap<String, String>,
-    /// How the environment is made.
+    /// What is left out.
     pub options: BuildOptions,
 }
 

@@ -1,12 +1,21 @@
-//! How an environment is made of its packages. What is not the default enters its signature by name.
+//! What can be left out when an environment is built. Each option has one name, in signatures and in questions.
 
-/// What of a build can be left out.
+/// What is done beside linking files. What is left out makes another environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuildOptions {
-    /// Whether modules are compiled that packages bring without bytecode.
+    /// Whether modules that come without bytecode are compiled.
     pub bytecode: bool,
-    /// Whether the packages' link scripts are run.
+    /// Whether the scripts run by which packages finish their installation.
     pub link_scripts: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self {
+            bytecode: true,
+            link_scripts: true,
+        }
+    }
 }
 
 impl BuildOptions {
@@ -16,14 +25,5 @@ impl BuildOptions {
             .into_iter()
             .filter(|(_, is_on)| !is_on)
             .map(|(name, _)| name)
-    }
-}
-
-impl Default for BuildOptions {
-    fn default() -> Self {
-        Self {
-            bytecode: true,
-            link_scripts: true,
-        }
     }
 }
