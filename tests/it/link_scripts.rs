@@ -316,6 +316,44 @@ fn scripts_run_in_link_order_once_for_each_tree() {
 }
 
 #[test]
+fn bases_that_were_changed_or_are_the_systems_keep_what_they_have() {
+    if !mounted::is_possible() {
+        return;
+    }
+    let system = Envfs::new();
+    let first = with_script("first 1.0 0", "echo first > $PREFIX/order; echo kept > $PREFIX/kept");
+    let second = with_script("second 1.0 0", "cp $PREFIX/kept $PREFIX/found").depends("first");
+    let base = signature(build_made(&system, &[&first], &[])).to_string();
+    // What a commit takes away of what a script wrote stays away.
+    system.run(["run", "--writable", &base, "--", "sh", "-c", "rm $CONDA_PREFIX/order"]);
+    let changed = system.run(["commit", &base]);
+    let thin = signature(build_made(&system, &[&first, &second], &["--base", changed.trim()]));
+    assert_eq!(
+        shell(&system, &thin, "ls $CONDA_PREFIX"),
+        "bin\nconda-meta\nfound\nkept\n"
+    );
+
+    // The sandbox of a user's build finds what only the system's store has.
+    let user = Envfs::new();
+    let archives = [&first, &second].map(|package| system.path().join(package.file_name(Format::Conda)));
+    let lower = system.store_path();
+    let arguments = ["--system-store", lower.to_str().unwrap(), "--base", &base];
+    let built = build(&user, Who::Tester, &archives, &arguments);
+    let thin = built.success();
+    let words = [
+        "--system-store",
+        lower.to_str().unwrap(),
+        "run",
+        thin.trim(),
+        "--",
+        "sh",
+        "-c",
+        "cat $CONDA_PREFIX/found",
+    ];
+    assert_eq!(user.run(words), "kept\n");
+}
+
+#[test]
 fn only_what_can_run_here_is_run() {
     let envfs = Envfs::new();
     let early = Package::new("early 1.0 0")

@@ -108,6 +108,7 @@ impl<'a> Room<'a> {
         let command = activate::command(&self.view, self.site.variables, self.surroundings(script), &words)?;
         let request = Request {
             store: self.site.store.root().to_owned(),
+            system_store: self.site.store.lower().map(|lower| lower.root().to_owned()),
             signature: self.site.signature,
             tree: self.site.tree,
             prefix: self.prefix.clone(),

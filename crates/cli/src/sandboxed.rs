@@ -36,6 +36,8 @@ pub(crate) const COMMAND: &str = "run-in-sandbox";
 pub(crate) struct Request {
     /// The store of the environment.
     pub(crate) store: PathBuf,
+    /// The store below that one, if there is one.
+    pub(crate) system_store: Option<PathBuf>,
     /// What the environment is called, or will be.
     pub(crate) signature: Digest,
     /// Its tree.
@@ -154,7 +156,10 @@ pub(crate) fn execute() -> Result<ExitCode, CliError> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)?;
     let request: Request = serde_json::from_reader(std::io::stdin().lock())
         .map_err(|error| CliError::usage("this command is not to be typed").because(error.to_string()))?;
-    let store = Store::open(&request.store)?;
+    let store = match &request.system_store {
+        Some(system) => Store::open_over(&request.store, system)?,
+        None => Store::open(&request.store)?,
+    };
     let tree = Arc::new(store.tree(&request.tree)?);
     let service = Service {
         view: View::new(&store, tree, &request.prefix)?,

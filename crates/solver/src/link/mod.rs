@@ -180,7 +180,8 @@ pub(crate) fn link(store: &Store, workspace: &Workspace, linkage: &Linkage<'_>) 
     linker.add_environment_files(linkage)?;
     let mut written = linker.ingest.publish()?;
     let clashes = linker.merge.clashes().to_vec();
-    for layer in linkage.changes {
+    // A base that was changed since has the results of its scripts already, and they may be among what was changed.
+    for layer in linkage.changes.iter().filter(|_| changed.is_none()) {
         capture::add_to(&mut linker.merge, layer);
     }
     let base = linkage.base.map(|base| (base.environment.tree, base.tree));
