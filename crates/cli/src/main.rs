@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod recipe;
 mod resolve;
+mod sandbox;
 mod sandboxed;
 mod solving;
 mod surroundings;

@@ -22,6 +22,7 @@
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | [`trace`] | what the first runs of a tree opened, for the next cold start |
+//! | [`built`] | wheels that were built of sources |
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
 //! | `host` | which kernel this is, where several share a store |
@@ -32,6 +33,7 @@
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod answers;
+pub mod built;
 pub mod cache;
 pub mod capture;
 pub mod digest;

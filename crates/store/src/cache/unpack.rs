@@ -196,7 +196,7 @@ impl Filled {
     }
 
     /// Adds what another thread did.
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.written += other.written;
         self.written_bytes += other.written_bytes;
         self.lost.extend(other.lost);
