@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envfs_store::Store;
 use envfs_store::lease::{self, LeaseKind};
@@ -111,19 +111,27 @@ pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountErro
     Ok(())
 }
 
-/// What a start is accompanied by holds a file of the mount for some microseconds.
+/// What a start is accompanied by holds files of the mount until it has seen that they were opened, which takes
+/// microseconds, or longer on a busy machine. So it is tried again as long as nobody else is seen to use it.
 fn detach_patiently(mount_point: &Path, lazy: bool) -> Result<(), UnmountError> {
-    for _ in 0..BUSY_TRIES {
+    let start = Instant::now();
+    let mut is_used = false;
+    loop {
         match detach(mount_point, lazy) {
-            Err(UnmountError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
+            Err(UnmountError::Busy { .. }) if start.elapsed() < BUSY_LIMIT => {}
             result => return result,
         }
+        // The company itself may be seen once.
+        let was_used = std::mem::replace(&mut is_used, !holders(mount_point, 1).is_empty());
+        if was_used && is_used {
+            return detach(mount_point, lazy);
+        }
+        std::thread::sleep(BUSY_PAUSE);
     }
-    detach(mount_point, lazy)
 }
 
-/// How often, and how long after the last time, it is tried again to unmount what is in use.
-const BUSY_TRIES: u32 = 5;
+/// How long, and how long after the last time, it is tried again to unmount what is in use.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes `mount_point` out of the directory tree, without waiting for its server.

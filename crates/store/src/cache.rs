@@ -34,7 +34,8 @@ use crate::view::View;
 use crate::wire::Writer;
 use crate::workspace::Workspace;
 
-pub use fill::{Filled, LaidOut};
+pub use fill::LaidOut;
+pub use unpack::Filled;
 
 /// The running boot of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
-use super::unpack::{self, Wanted};
+use super::unpack::{self, Filled, Wanted};
 use super::{Cache, content_path};
 use crate::digest::Digest;
 use crate::durable::{self, Draft};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::Location;
 use crate::tree::{NodeId, NodeKind, Tree};
 use crate::view::View;
@@ -21,17 +21,6 @@ const LAID_OUT_SALT: &[u8] = b"laid out 1";
 
 /// No more threads unpack at once: they wait for the same disk.
 const MAX_THREADS: usize = 4;
-
-/// What was copied into the cache.
-#[derive(Debug, Default)]
-pub struct Filled {
-    /// How many files were written.
-    pub written: u64,
-    /// How many bytes they have.
-    pub written_bytes: u64,
-    /// What is wrong with the objects that could not be copied because they are missing or damaged.
-    pub lost: BTreeMap<Digest, Error>,
-}
 
 /// A tree whose content lies where the kernel looks for it.
 #[derive(Debug, Default)]
@@ -166,31 +155,5 @@ impl Cache {
             }
             Ok(all)
         })
-    }
-}
-
-impl Filled {
-    /// Counts a file that was written.
-    pub(super) fn count(&mut self, bytes: usize) {
-        self.written += 1;
-        self.written_bytes += bytes as u64;
-    }
-
-    /// Goes on after damage; a disk that fails is no damage.
-    pub(super) fn lose(&mut self, digest: Digest, error: Error) -> Result<()> {
-        match error {
-            Error::Missing { .. } | Error::Corrupt { .. } => {
-                self.lost.insert(digest, error);
-                Ok(())
-            }
-            error => Err(error),
-        }
-    }
-
-    /// Adds what another thread did.
-    fn add(&mut self, other: Self) {
-        self.written += other.written;
-        self.written_bytes += other.written_bytes;
-        self.lost.extend(other.lost);
     }
 }

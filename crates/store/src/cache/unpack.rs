@@ -9,7 +9,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::fill::Filled;
 use crate::digest::Digest;
 use crate::durable::{self, Draft, DraftDirectory};
 use crate::error::{Error, IoContext, Result};
@@ -27,6 +26,17 @@ const READ_BYTES: u64 = 1 << 20;
 
 /// A small file that a tree needs: where it is in its pack, and what it is.
 pub(super) type Wanted = BTreeMap<(u64, u64), Digest>;
+
+/// What was copied into the cache.
+#[derive(Debug, Default)]
+pub struct Filled {
+    /// How many files were written.
+    pub written: u64,
+    /// How many bytes they have.
+    pub written_bytes: u64,
+    /// What is wrong with the objects that could not be copied because they are missing or damaged.
+    pub lost: BTreeMap<Digest, Error>,
+}
 
 /// What the directory of a pack is called.
 pub(super) fn directory(pack: &Digest) -> String {
@@ -168,5 +178,31 @@ fn read_whole(file: &File, path: &Path, digest: &Digest, size_bytes: u64) -> Res
         Ok(bytes)
     } else {
         Err(Error::corrupt(path, "it is not what its name says"))
+    }
+}
+
+impl Filled {
+    /// Counts a file that was written.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.written += 1;
+        self.written_bytes += bytes as u64;
+    }
+
+    /// Goes on after damage; a disk that fails is no damage.
+    pub(super) fn lose(&mut self, digest: Digest, error: Error) -> Result<()> {
+        match error {
+            Error::Missing { .. } | Error::Corrupt { .. } => {
+                self.lost.insert(digest, error);
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Adds what another thread did.
+    pub(super) fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.written_bytes += other.written_bytes;
+        self.lost.extend(other.lost);
     }
 }
