@@ -9,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use envfs_fuse::status::State;
-use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -120,32 +119,6 @@ pub(crate) const KILLED_KEEPER: Case = Case {
         kill(pid(status.keeper_pid), Signal::SIGKILL).unwrap();
         kill(pid(status.pid), Signal::SIGTERM).unwrap();
         eventually("it unmounts", || sandbox.statuses().is_empty());
-        sandbox.assert_nothing_is_left();
-    },
-};
-
-pub(crate) const GIVEN_UP: Case = Case {
-    name: "a_server_that_cannot_live_is_given_up",
-    needs: Needs::PublicMount,
-    by: FUSE,
-    run: |sandbox| {
-        let mount = sandbox.mount();
-        let mut kills = 0;
-        // As fast as it goes, so that no server lives for long.
-        loop {
-            let status = sandbox.statuses().pop().unwrap();
-            match status.state {
-                State::Dead => break,
-                State::Serving if kill(pid(status.pid), Signal::SIGKILL).is_ok() => kills += 1,
-                _ => {}
-            }
-        }
-        assert!(kills >= 40, "it is given up after {kills} kills");
-        assert_eq!(
-            fs::metadata(mount.join("nothing")).unwrap_err().raw_os_error(),
-            Some(Errno::ENOTCONN as i32)
-        );
-        sandbox.unmount();
         sandbox.assert_nothing_is_left();
     },
 };
