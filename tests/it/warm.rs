@@ -95,12 +95,19 @@ fn a_mount_of_the_same_user_is_used_unless_it_is_to_be_fresh() {
         world.place(&world.signatures[0]).to_str().unwrap()
     );
     // That of another store does not count.
-    let other = World::new(Who::Tester).unwrap();
-    let output = other
-        .run(&["run", &other.signatures[0], "--", "sh", "-c", "echo $CONDA_PREFIX"])
-        .success();
-    assert_eq!(other.signatures[0], world.signatures[0]);
-    assert_eq!(output.trim_end(), other.place(&other.signatures[0]).to_str().unwrap());
+    let other = world.envfs.path().join("other");
+    let in_other = |arguments: &[&str]| {
+        let mut command = world.envfs.command();
+        finish(command.env("ENVFS_STORE", &other).args(arguments))
+            .success()
+            .trim_end()
+            .to_owned()
+    };
+    let channel = format!("file://{}", world.envfs.path().join("channel").display());
+    assert_eq!(in_other(&["ensure", "-c", &channel, "a"]), world.signatures[0]);
+    let place = other.join("mnt").join(&world.signatures[0][..16]);
+    let output = in_other(&["run", &world.signatures[0], "--", "sh", "-c", "echo $CONDA_PREFIX"]);
+    assert_eq!(output, place.to_str().unwrap());
     mounted.unmount();
     assert_eq!(prefix(&[]), world.place(&world.signatures[0]).to_str().unwrap());
     world.assert_nothing_left();

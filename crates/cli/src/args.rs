@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),
     Diff(commands::diff::DiffArgs),
+    Trace(commands::trace::TraceArgs),
     Name(commands::name::NameArgs),
     Promote(commands::promote::PromoteArgs),
     Rollback(commands::rollback::RollbackArgs),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
 use envfs_fuse::warm::WarmError;
-use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, UvError, WheelsError};
+use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, SourceError, UvError, WheelsError};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
@@ -225,6 +225,13 @@ impl From<BuildError> for CliError {
         match error {
             BuildError::Store(error) => error.into(),
             BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Uv(error)) => error.into(),
+            BuildError::Source(SourceError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Failed { ref help, ref log, .. }) => Self {
+                help: help.clone(),
+                ..Self::of(&error)
+            }
+            .help(format!("all that it said is in {}", log.display())),
             BuildError::Link(envfs_solver::LinkError::Store(error))
             | BuildError::LinkScript(LinkScriptError::Store(error)) => error.into(),
             BuildError::LinkScript(error) => {

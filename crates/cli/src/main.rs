@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod recipe;
 mod resolve;
+mod sandbox;
 mod sandboxed;
 mod solving;
 mod surroundings;
@@ -57,6 +58,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Trace(args) => commands::trace::execute(context, args),
         Command::Name(args) => commands::name::execute(context, args),
         Command::Promote(args) => commands::promote::execute(context, args),
         Command::Rollback(args) => commands::rollback::execute(context, args),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::{Args as _, FromArgMatches as _};
 use envfs_solver::{
-    BuildOptions, BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Question, Subdir, build,
+    BuildOptions, BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, LockedSource, Network, Question,
+    SourceBuilder, Subdir, build,
 };
 use envfs_store::answers::{self, Answer};
 use envfs_store::environment::{self, Environment};
@@ -22,6 +23,7 @@ use crate::link_scripts;
 use crate::metadata;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
+use crate::sandbox::RunSandbox;
 use crate::solving::{SpecArgs, Wanted, current_subdir, empty};
 
 /// What is to be made, as it is typed.
@@ -52,6 +54,8 @@ pub(crate) struct Opened {
     options: BuildOptions,
     source: Source,
     base: Option<Environment>,
+    /// Whether what would have to be built from source is refused.
+    no_build: bool,
     network: Network,
     /// The digest of what it asks, if that may have been asked before.
     question: Option<Digest>,
@@ -123,6 +127,7 @@ impl Recipe {
             },
             source,
             base,
+            no_build: self.spec.no_build,
             network: context.network()?,
             question: None,
         };
@@ -211,9 +216,11 @@ impl Opened {
         };
         let is_exact = contents.packages.iter().all(|package| package.sha256().is_some())
             && contents.wheels.iter().all(|wheel| wheel.sha256().is_some());
+        // A directory is another one tomorrow, under the same name.
+        let is_lasting = !contents.sources.iter().any(LockedSource::is_directory);
         let built = self.build_contents(context, contents)?;
         // Without a digest another file may be there the next time.
-        if let Some(question) = self.question.filter(|_| is_exact || lock.is_some()) {
+        if let Some(question) = self.question.filter(|_| is_lasting && (is_exact || lock.is_some())) {
             let answer = Answer::new(built.environment.signature, lock, self.path().map(Path::to_owned));
             if let Err(error) = answer.keep(&context.store()?, &question) {
                 tracing::debug!("the answer cannot be kept for the next time: {error}");
@@ -241,6 +248,7 @@ impl Opened {
         let request = BuildRequest {
             packages: contents.packages,
             wheels: contents.wheels,
+            sources: contents.sources,
             bytecode: self.options.bytecode,
             link_scripts: self
                 .options
@@ -255,7 +263,15 @@ impl Opened {
         };
         let bar = Bar::new(context.quiet || context.json);
         let store = context.store()?;
-        Ok(context.block_on(build(&store, &self.network, request, &bar))??)
+        if request.sources.is_empty() || self.no_build {
+            return Ok(context.block_on(build(&store, &self.network, request, None, &bar))??);
+        }
+        let (uv, sandbox) = (context.uv()?, RunSandbox::new(context)?);
+        let builder = SourceBuilder {
+            uv: &uv,
+            sandbox: &sandbox,
+        };
+        Ok(context.block_on(build(&store, &self.network, request, Some(&builder), &bar))??)
     }
 
     fn question(&self) -> Result<Option<Digest>, CliError> {

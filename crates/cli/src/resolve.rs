@@ -131,6 +131,7 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
         subdir,
         packages: lock.packages(name, subdir)?,
         wheels: lock.wheels(name, subdir)?,
+        sources: lock.sources(name, subdir)?,
     })
 }
 

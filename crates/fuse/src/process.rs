@@ -236,3 +236,12 @@ pub(crate) fn restore_signals(mask: &SigSet) {
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let _ = mask.thread_set_mask();
 }
+
+/// How many bytes of memory a process takes that are in use now (proc_pid_statm(5)); none if it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let page_bytes = page_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
+    pages.map_or(0, |pages| pages.saturating_mul(page_bytes))
+}

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use envfs_store::lease::{self, Lease};
+use envfs_store::lease::{self, Lease, LeaseKind};
 use envfs_store::warm::{self, Until, WarmRecord};
 use envfs_store::{Digest, Store};
 use nix::fcntl::{FcntlArg, PosixFadviseAdvice, fcntl, posix_fadvise};
@@ -19,6 +19,7 @@ use crate::exec::{Command, exec};
 use crate::mount::MountOptions;
 use crate::mountinfo::{self, MountEntry};
 use crate::namespace::private_prefix;
+use crate::process;
 use crate::run::{RunError, refused};
 use crate::service::Service;
 use crate::unmount::{self, UnmountError};
@@ -145,34 +146,44 @@ impl Found {
     }
 }
 
-/// Takes away what nobody uses and nobody wants any more. Gives how many are left.
+/// Takes away what nobody uses and nobody wants any more: what was idle for as long as it may be, and of the rest those that
+/// were idle the longest, as long as the servers of idle mounts take more than `memory_bytes`. Gives how many are left.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn tidy(store: &Store) -> Result<usize, WarmError> {
-    let mut left = 0;
-    let in_use = lease::list(store)?;
-    for record in warm::list(store, nix::unistd::getuid().as_raw())? {
+pub fn tidy(store: &Store, memory_bytes: u64) -> Result<usize, WarmError> {
+    let leases = lease::list(store)?;
+    let of = |kind, record: &WarmRecord| {
+        let mut held = leases.iter();
+        held.find(|lease| lease.kind == kind && lease.mount_point == record.mount_point)
+            .map(|lease| lease.pid)
+    };
+    let mut records = warm::list(store, nix::unistd::getuid().as_raw())?;
+    for record in records.iter().filter(|record| of(LeaseKind::Run, record).is_some()) {
+        record.touch(store);
+    }
+    records.sort_by_key(|record| record.idle(store));
+    let (mut left, mut taken_bytes) = (0, 0);
+    for record in records {
         let Some(_going) = warm::reserve(store, &record.signature, record.uid, false)? else {
             left += 1;
             continue;
         };
-        let is_run = in_use
-            .iter()
-            .any(|lease| lease.kind == lease::LeaseKind::Run && lease.mount_point == record.mount_point);
-        if is_run {
-            record.touch(store);
-        }
-        let is_over = match record.until {
-            Until::Idle { idle_s } => !is_run && record.idle(store).as_secs() >= idle_s,
-            Until::Stopped | Until::Outrun => false,
-        };
-        let is_mounted = is_mounted(&record.mount_point);
-        if is_mounted && !(is_over && take_away(store, &record).is_ok()) {
-            left += 1;
-        } else if !is_mounted {
+        if !is_mounted(&record.mount_point) {
             record.forget(store)?;
             let _ = fs::remove_dir(&record.mount_point);
+            continue;
+        }
+        let is_over = match record.until {
+            Until::Idle { idle_s } => {
+                taken_bytes += of(LeaseKind::Mount, &record).map_or(0, process::resident_bytes);
+                record.idle(store).as_secs() >= idle_s || taken_bytes > memory_bytes
+            }
+            Until::Stopped | Until::Outrun => false,
+        };
+        let is_run = of(LeaseKind::Run, &record).is_some();
+        if is_run || !is_over || take_away(store, &record).is_err() {
+            left += 1;
         }
     }
     Ok(left)

@@ -5,6 +5,7 @@
 mod base;
 mod bring;
 mod scripts;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use envfs_store::{Digest, Store};
 use tokio::task;
 
 use crate::archive::ArchiveError;
+use crate::builder::{SourceBuilder, SourceError};
 use crate::bytecode::{self, Bytecode, BytecodeError};
 use crate::fetch::FetchError;
 use crate::link::{self, LinkError, Linkage};
@@ -27,10 +29,12 @@ use crate::network::Network;
 use crate::options::BuildOptions;
 use crate::package::{LockedPackage, PackageError, link_order};
 use crate::pypi::{LockedWheel, wheel_order};
+use crate::source::LockedSource;
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 use base::OpenBase;
 use bring::{Archive, Brought, Destination, bring_all};
+pub use sources::build_host;
 
 pub use scripts::{LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite, ScriptsRun};
 
@@ -41,6 +45,8 @@ pub struct BuildRequest {
     pub packages: Vec<LockedPackage>,
     /// The wheels, in any order. They are for the Python among the packages.
     pub wheels: Vec<LockedWheel>,
+    /// What has to be built to become wheels.
+    pub sources: Vec<LockedSource>,
     /// The platform.
     pub subdir: Subdir,
     /// Environment variables that activation sets.
@@ -82,6 +88,8 @@ pub trait BuildProgress: Send + Sync {
     fn fetched(&self, bytes: i64);
     /// A package is in the store.
     fn ingested(&self, package: &str);
+    /// A package is being built from source.
+    fn building(&self, _package: &str) {}
 }
 
 /// Why nothing was built.
@@ -103,6 +111,9 @@ pub enum BuildError {
     /// The packages cannot be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Something cannot be built from source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A link script fails.
     #[error(transparent)]
     LinkScript(#[from] LinkScriptError),
@@ -125,18 +136,23 @@ pub enum BuildError {
     Worker(String),
 }
 
-/// Builds what `request` asks for, or finds it built.
+/// Builds what `request` asks for, or finds it built. Without a builder nothing is built from source. The future must run on
+/// a tokio of several threads.
 ///
 /// # Errors
-/// When an archive cannot be fetched or is refused, packages contradict each other, or the store cannot be written. What
+/// When an archive cannot be fetched or is refused, something cannot be built from source, packages contradict each other, or the store cannot be written. What
 /// was ingested before stays, and the next build goes on from there.
 pub async fn build(
     store: &Store,
     network: &Network,
-    request: BuildRequest,
+    mut request: BuildRequest,
+    builder: Option<&SourceBuilder<'_>>,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
     let _shared = store.share()?;
+    let made = sources::wheels(store, network, &request, builder, progress).await?;
+    request.wheels.extend(made);
+    request.sources.clear();
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }

@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod builder;
 mod bytecode;
 mod canonical;
 mod channel;
@@ -20,9 +21,11 @@ mod pylock;
 mod pypi;
 mod python;
 mod python_lock;
+mod repack;
 mod requirements;
 mod retry;
 mod solve;
+mod source;
 mod spec;
 mod subdir;
 mod uv;
@@ -33,8 +36,9 @@ mod wheels;
 pub use archive::ArchiveError;
 pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
-    ScriptsRun, build,
+    ScriptsRun, build, build_host,
 };
+pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
@@ -54,9 +58,10 @@ pub use solve::{
     ChannelPriority, ExcludeNewer, ParseExcludeNewerError, Solution, SolveError, SolveRequest, VirtualPackageError,
     VirtualPackages, solve,
 };
+pub use source::{Distributions, LockedSource, SourcePlace};
 pub use spec::{Spec, SpecError};
 pub use subdir::{Subdir, UnknownSubdir};
 pub use uv::{Uv, UvError, UvOptions};
 pub use wheel::WheelError;
 pub use wheel_metadata::complete_wheels;
-pub use wheels::{InheritedBase, WheelRequest, WheelsError, resolve_wheels};
+pub use wheels::{Builds, InheritedBase, WheelRequest, WheelsError, resolve_wheels};

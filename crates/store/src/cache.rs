@@ -92,6 +92,20 @@ impl Cache {
             .join(Digest::of(view.prefix().as_bytes()).to_string())
     }
 
+    /// The file that the kernel reads for `node`; of a file with a placeholder, the object that most of it is read from, if
+    /// that is a whole one.
+    ///
+    /// # Errors
+    /// When the tree is damaged.
+    pub fn content_file(&self, node: Node<'_>) -> Result<Option<PathBuf>> {
+        let small = self.root.join("small");
+        Ok(match node.location()? {
+            Location::Object => Some(self.store.object_path(&node.digest())),
+            Location::Pack(..) if node.has_placeholder() => None,
+            Location::Pack(..) => Some(small.join(content_path(node)?)),
+        })
+    }
+
     /// [`content_path`] of `node`, if its content is there.
     ///
     /// # Errors

@@ -334,7 +334,7 @@ fn put_aside(store: &Store, path: &Path) -> crate::Result<()> {
 }
 
 fn metadata(row: &Row<'_>, first: usize) -> rusqlite::Result<Metadata> {
-    let number = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(first + column)?);
+    let number = |column: usize| row.get::<_, Option<i64>>(first + column);
     Ok(Metadata {
         file_bytes: number(0)?.and_then(|bytes| bytes.try_into().ok()),
         owner_uid: number(1)?.and_then(|uid| uid.try_into().ok()),

@@ -181,7 +181,7 @@ mod tests {
             started_unix_s: 1,
         };
         let lease = Lease::take(&store, &record).unwrap();
-        assert_eq!(list(&store).unwrap(), [record.clone()]);
+        assert_eq!(list(&store).unwrap(), std::slice::from_ref(&record));
         let changed = LeaseRecord {
             pid: u32::MAX,
             keeper_pid: Some(record.pid),
@@ -229,7 +229,7 @@ mod tests {
         write("1-d.json", "a container", &here.boot, 3600);
         for _ in 0..2 {
             assert_eq!(list(&store).unwrap(), []);
-            assert_eq!(list_foreign(&store).unwrap(), [alive.clone()]);
+            assert_eq!(list_foreign(&store).unwrap(), std::slice::from_ref(&alive));
         }
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 1);
     }

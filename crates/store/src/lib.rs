@@ -21,6 +21,8 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | [`built`] | wheels that were built of sources |
+//! | [`trace`] | what the first runs of a tree opened, for the next cold start |
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
 //! | `host` | which kernel this is, where several share a store |
@@ -31,6 +33,7 @@
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod answers;
+pub mod built;
 pub mod cache;
 pub mod capture;
 pub mod digest;
@@ -55,6 +58,7 @@ pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;
+pub mod trace;
 pub mod tree;
 mod usage;
 mod verify;

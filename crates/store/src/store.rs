@@ -12,12 +12,13 @@
 //!   leases/           what running mounts, runs and builds hold
 //!   mnt/              an empty directory for private mounts
 //!   cache/            copies for the kernel, trusted only in the boot that made them
+//!   traces/           what the first runs of a tree opened
 //!   linked/           which directories hold linked environments
 //!   writable/         what was written into writable mounts
 //!   tmp/              drafts; swept when their process is gone
 //! ```
 //!
-//! Everything but `tmp`, `leases`, `cache`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
+//! Everything but `tmp`, `leases`, `cache`, `traces`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
 use std::collections::HashMap;

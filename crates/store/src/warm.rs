@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(list(&store, 1000).unwrap(), [mine]);
         let pinned = record(1000, Until::Stopped);
         pinned.register(&store).unwrap();
-        assert_eq!(list(&store, 1000).unwrap(), [pinned.clone()]);
+        assert_eq!(list(&store, 1000).unwrap(), std::slice::from_ref(&pinned));
         assert!(pinned.idle(&store) < Duration::from_secs(60));
 
         let held = tender(&store, 1000).unwrap().unwrap();

@@ -19,6 +19,7 @@ pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod store;
+pub(crate) mod trace;
 pub(crate) mod umount;
 pub(crate) mod version;
 pub(crate) mod warm;

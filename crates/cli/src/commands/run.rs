@@ -14,10 +14,12 @@ use envfs_fuse::run::{self, Place, RunError};
 use envfs_fuse::sandbox::Sandbox;
 use envfs_fuse::service::Service;
 use envfs_fuse::warm::{self, Found};
+use envfs_fuse::writable::State;
 use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
 use envfs_store::warm::Until;
+use envfs_store::workspace::Workspace;
 
 use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
@@ -62,7 +64,7 @@ pub(crate) struct RunArgs {
         require_equals = true,
         default_missing_value = "10m",
         value_parser = units::span,
-        conflicts_with_all = ["mount_at", "fresh", "writable"]
+        conflicts_with_all = ["mount_at", "fresh", "writable", "scratch"]
     )]
     idle: Option<Duration>,
     /// Mount it anew for this command alone, even where it is mounted
@@ -75,6 +77,9 @@ pub(crate) struct RunArgs {
     /// Let it be written to: changes are kept apart, and the environment itself stays as it is
     #[arg(long, conflicts_with_all = ["mount_at", "backend"])]
     writable: bool,
+    /// Let it be written to, and forget what is written when the command has ended
+    #[arg(long, conflicts_with_all = ["mount_at", "backend", "writable"])]
+    scratch: bool,
     /// Keep what is written in this directory [default: in the store]
     #[arg(long, value_name = "DIR", requires = "writable")]
     upper: Option<PathBuf>,
@@ -100,7 +105,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
         choice: args.backend.choice(),
     };
     // Who chooses how it is served, or where, gets a mount of its own.
-    let may_be_anywhere = mount_at.is_none() && !args.fresh && !args.writable;
+    let may_be_anywhere = mount_at.is_none() && !args.fresh && !args.writable && !args.scratch;
     if may_be_anywhere && args.backend.choice().is_none() {
         let idle = args
             .idle
@@ -113,6 +118,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let result = match mount_at {
         Some(path) => runner.run(&path, Place::Public)?,
         None if args.writable => runner.run_writable(args.upper.as_deref())?,
+        None if args.scratch => runner.run_in_scratch()?,
         None => runner.run_privately()?,
     };
     match result {
@@ -193,10 +199,21 @@ impl Runner<'_> {
     /// Runs the command where only it sees the environment, and can write to it.
     fn run_writable(&self, upper: Option<&Path>) -> Result<Result<u8, RunError>, CliError> {
         let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
-        let (service, command) = self.prepare(&prefix)?;
+        self.run_in(&prefix, &writable::state_at(self.store, &prefix, upper)?)
+    }
+
+    /// As [`Self::run_writable`], but what it writes is forgotten.
+    fn run_in_scratch(&self) -> Result<Result<u8, RunError>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        let workspace = Workspace::create(self.store)?;
+        self.run_in(&prefix, &State::at(&workspace.path().join("scratch")))
+    }
+
+    fn run_in(&self, prefix: &Path, state: &State) -> Result<Result<u8, RunError>, CliError> {
+        let (service, command) = self.prepare(prefix)?;
         let sandbox = Sandbox {
             service: &service,
-            state: &writable::state_at(self.store, &prefix, upper)?,
+            state,
             limits: None,
             output: None,
         };

@@ -20,6 +20,9 @@ use crate::{known, metadata, output};
 /// How often what is idle and what was used lately are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// What the servers of idle mounts may take together. Those that the kernel serves take nothing.
+const IDLE_MEMORY_BYTES: u64 = 512 << 20;
+
 /// Of how many bytes of an environment's files the kernel is asked to have them in memory.
 const DEFAULT_MEMORY_MIB: u64 = 256;
 
@@ -176,7 +179,7 @@ fn tend(context: &Context, store: &Store, queue: Option<usize>, memory_mib: u64)
         if let Some(count) = queue {
             follow(context, store, uid, count, memory_mib)?;
         }
-        let left = mounts::tidy(store)?;
+        let left = mounts::tidy(store, IDLE_MEMORY_BYTES)?;
         if left == 0 && queue.is_none() {
             return Ok(ExitCode::SUCCESS);
         }

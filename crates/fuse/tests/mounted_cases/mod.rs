@@ -49,6 +49,7 @@ pub(crate) const CASES: &[&Case] = &[
     &recovery::KILLED_KEEPER,
     &prepared::STATUS,
     &prepared::AT_ONCE,
+    &prepared::RECORDED,
     &prepared::PREFIXES,
     &prepared::DAMAGED,
     &prepared::REFUSED,
