@@ -58,7 +58,7 @@ pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), S
     let signals = SignalFd::with_flags(&ENDING_SIGNALS.into_iter().collect(), SfdFlags::SFD_CLOEXEC)
         .map_err(ProcessError::system("wait for signals"))?;
     let mut ready = Some(ready);
-    let mut short_lives = 0;
+    let mut lives = Lives::default();
     let mut asked = None;
     loop {
         let server = keep::spawn(&serving.service.mount_point, &[], |is_ready| {
@@ -82,23 +82,18 @@ pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), S
         if code == 0 || is_disconnected(serving.device.as_fd()) {
             return Ok(());
         }
-        short_lives = if start.elapsed() < SHORT_LIFE {
-            short_lives + 1
-        } else {
-            0
-        };
         let can_go_on = memory.agreed().is_some_and(|agreed| agreed.resend);
-        if !can_go_on || short_lives > MAX_SHORT_LIVES {
+        let Some(pause) = lives.ended(start.elapsed()).filter(|_| can_go_on) else {
             return Err(ServerError::GivenUp {
                 mount_point: serving.service.mount_point.clone(),
-                lives: short_lives + 1,
+                lives: lives.short + 1,
             });
-        }
+        };
         tracing::warn!(
             "the server of {} ended with {code}; starting another",
             serving.service.mount_point.display()
         );
-        std::thread::sleep(pause(short_lives));
+        std::thread::sleep(pause);
     }
 }
 
@@ -137,11 +132,22 @@ fn wait(server: Pid, signals: &SignalFd, asked: &mut Option<Signal>) -> Result<i
     }
 }
 
-/// How long to wait after so many short lives.
-fn pause(short_lives: u32) -> Duration {
-    match short_lives.checked_sub(1) {
-        None => Duration::ZERO,
-        Some(doublings) => (WAITS[0] * 2u32.saturating_pow(doublings)).min(WAITS[1]),
+/// How long servers lived.
+#[derive(Debug, Default)]
+struct Lives {
+    /// How many short lives there were in a row.
+    short: u32,
+}
+
+impl Lives {
+    /// A server has ended that answered for so long: how long to wait before another is started. None if none is to be.
+    fn ended(&mut self, lived: Duration) -> Option<Duration> {
+        self.short = if lived < SHORT_LIFE { self.short + 1 } else { 0 };
+        match self.short {
+            0 => Some(Duration::ZERO),
+            short if short > MAX_SHORT_LIVES => None,
+            short => Some((WAITS[0] * 2u32.saturating_pow(short - 1)).min(WAITS[1])),
+        }
     }
 }
 
@@ -151,11 +157,15 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_live_is_tried_less_and_less_often_and_given_up() {
-        assert_eq!(pause(0), Duration::ZERO);
-        assert_eq!(pause(1), WAITS[0]);
-        assert_eq!(pause(2), WAITS[0] * 2);
-        assert_eq!(pause(u32::MAX), WAITS[1]);
-        let all: Duration = (0..=MAX_SHORT_LIVES).map(pause).sum();
+        let mut lives = Lives::default();
+        assert_eq!(lives.ended(SHORT_LIFE), Some(Duration::ZERO));
+        let pauses: Vec<Duration> = std::iter::from_fn(|| lives.ended(Duration::ZERO)).collect();
+        assert_eq!(pauses.len(), MAX_SHORT_LIVES as usize);
+        assert!(pauses.is_sorted() && pauses.starts_with(&[WAITS[0], WAITS[0] * 2]));
+        let all: Duration = pauses.iter().sum();
         assert!((3..8).contains(&all.as_secs()), "{all:?}");
+        // One that lived makes good for those before it.
+        assert_eq!(lives.ended(SHORT_LIFE), Some(Duration::ZERO));
+        assert_eq!(lives.ended(Duration::ZERO), Some(WAITS[0]));
     }
 }

@@ -47,7 +47,6 @@ pub(crate) const CASES: &[&Case] = &[
     &recovery::KILLED_SERVERS,
     &recovery::KILLED_SERVERS_OF_RUNS,
     &recovery::KILLED_KEEPER,
-    &recovery::GIVEN_UP,
     &prepared::STATUS,
     &prepared::AT_ONCE,
     &prepared::RECORDED,
