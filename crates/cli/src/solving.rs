@@ -297,10 +297,10 @@ impl SpecArgs {
             bar.finish_and_clear();
             found
         };
-        match resolve(Builds::No) {
-            Err(error) if error.is_for_want_of_builds() && !self.no_build => {}
+        let error = match resolve(Builds::No) {
+            Err(error) if error.is_for_want_of_builds() && !self.no_build => error,
             found => return Ok(found?),
-        }
+        };
         // What a package needs depends on the version of Python, and not on who built that.
         if let Some(python) = uv.python_like(asking.target) {
             return Ok(resolve(Builds::By(&python))?);
@@ -320,8 +320,17 @@ impl SpecArgs {
             base: asking.wanted.base.clone(),
         };
         let bar = Bar::new(asking.context.quiet || asking.context.json);
-        let host = build_host(&store, network, &host, &bar).await?;
+        let host = build_host(&store, network, &host, &bar).await;
         drop(bar);
+        let host = match (host, error) {
+            (Ok(host), _) => host,
+            // What was wrong before sources were thought of says more.
+            (Err(host), error @ WheelsError::Failed { .. }) => {
+                let reason = format!("and sources cannot be asked what they need, for want of a Python: {host}");
+                return Err(CliError::from(error).because(reason));
+            }
+            (Err(host), _) => return Err(host.into()),
+        };
         Ok(resolve(Builds::In(&RunSandbox::new(asking.context)?, &host))?)
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what an environment costs with envfs, and with the tools of today.
 //!
 //! `world` makes what the contenders share, `contenders` says how each offers an environment, `rows` is the table of what is
-//! measured, `rounds` takes the figures, `figures` does the arithmetic, `report` writes it down.
+//! measured, `rounds` takes the figures, `figures` does the arithmetic, `report` writes it down. `pypi` is a bench of its own.
 
 mod contenders;
 mod disk;
@@ -9,6 +9,7 @@ mod entries;
 mod figures;
 mod machine;
 mod offered;
+mod pypi;
 mod report;
 mod rounds;
 mod rows;
@@ -36,7 +37,8 @@ pub(crate) struct Options {
     /// Few rounds, for a look.
     #[arg(long)]
     quick: bool,
-    /// Only these groups of figures: create, run, many, memory, fresh, cold, warm, files, parallel; or the key of a figure.
+    /// Only these groups of figures: create, run, many, memory, fresh, cold, warm, files, parallel; or the key of a figure; or `pypi`:
+    /// packages from PyPI beside uv, in a document of its own.
     #[arg(long, value_name = "MEASURE", value_delimiter = ',')]
     only: Vec<String>,
     /// Only these contenders, beside those to which they are compared; `envfs` means all its backends.
@@ -63,8 +65,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !crate::system::is_root() {
         bail!("the bench drops the machine's caches and mounts what its contenders are made of: run it as root");
     }
-    let groups = wanted_groups(&options.only)?;
     let _alone = alone()?;
+    if pypi::is_meant(&options.only)? {
+        return pypi::run(options.quick, options.envfs.as_deref(), options.out.as_deref());
+    }
+    let groups = wanted_groups(&options.only)?;
     let mut world = World::prepare(options.envfs.as_deref(), options.all)?;
     let (contenders, mut entries) = line_up(&mut world, &options.contender)?;
     let start = Instant::now();

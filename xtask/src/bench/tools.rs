@@ -129,7 +129,10 @@ impl Crate {
 }
 
 /// A virtual environment with the tools from PyPI; the directory of its programs.
-fn ensure_pypi(directory: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn ensure_pypi(directory: &Path) -> Result<PathBuf> {
     let venv = directory.join("venv");
     let stamp = venv.join("tools.txt");
     if fs::read_to_string(&stamp).is_ok_and(|text| text == PYPI.join("\n")) {

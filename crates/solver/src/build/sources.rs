@@ -13,6 +13,7 @@ use envfs_store::workspace::Workspace;
 use super::{BuildError, BuildProgress, BuildRequest, build};
 use crate::builder::{self, SourceBuilder, SourceError};
 use crate::network::Network;
+use crate::package::LockedPackage;
 use crate::pypi::LockedWheel;
 use crate::subdir::Subdir;
 
@@ -68,7 +69,7 @@ fn known(store: &Store, request: &BuildRequest) -> Result<Option<Vec<LockedWheel
         return Ok(Some(Vec::new()));
     }
     let python = request.packages.iter().find(|package| package.name() == "python");
-    let Some(python) = python.and_then(|python| python.sha256()).map(Sha256::from_bytes) else {
+    let Some(python) = python.and_then(LockedPackage::sha256).map(Sha256::from_bytes) else {
         return Ok(None);
     };
     let mut wheels = Vec::with_capacity(request.sources.len());

@@ -61,7 +61,7 @@ pub(super) fn read(package: &PypiPackageData, path: &Path) -> Result<Distributio
     let version = data
         .map(|data| data.version.to_string())
         .filter(|version| version != "0");
-    let source = LockedSource::new(&package.name().to_string(), version, place);
+    let source = LockedSource::new(package.name().as_ref(), version, place);
     let source = source.with_requirements(requires_dist, requires_python);
     Ok(Distribution::Source(source))
 }
