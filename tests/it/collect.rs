@@ -300,7 +300,7 @@ fn collections_beside_builds_mounts_and_runs() {
                     let added = world.envfs.try_run(["owner", "add", &owner, &signature]);
                     if !added.status.success() {
                         lost.fetch_add(1, Ordering::Relaxed);
-                        added.refused(1, &["no environment in"]);
+                        added.refused(1, &["environment", &signature]);
                         continue;
                     }
                     if random(&mut state).is_multiple_of(2) {

@@ -88,8 +88,15 @@ fn sweep(tmp: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("work-") {
             if let Ok(Some(_lock)) = FileLock::try_exclusive(&path.join("lock")) {
-                durable::remove_tree(&path)?;
+                // It may be one that is being made, not locked yet: whoever makes it must not find half of it.
+                let dead = tmp.join(format!("dead-{name}"));
+                if durable::move_file(&path, &dead)? {
+                    let _ = durable::remove_tree(&dead);
+                }
             }
+        } else if name.starts_with("dead-") {
+            // What another one is removing is not there any more, or soon.
+            let _ = durable::remove_tree(&path);
         } else if name.ends_with(".lock") {
             // Who takes such a lock removes its file in the end.
             drop(FileLock::try_transient(&path));

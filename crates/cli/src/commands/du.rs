@@ -47,7 +47,7 @@ pub(crate) fn execute(context: &Context, args: &DuArgs) -> Result<ExitCode, CliE
         &cells,
     )?;
     context.note(&format!(
-        "{} take {}; as directories they would take {}",
+        "{} in {}; as directories {}",
         output::count(shares.environments.len() as u64, "environment"),
         output::bytes(shares.total_bytes),
         output::bytes(shares.directory_bytes)
