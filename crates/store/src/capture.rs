@@ -1,9 +1,9 @@
-//! What was written into a writable mount becomes a layer and a new environment.
+//! What a directory and an environment disagree on becomes a layer and a new environment.
 //!
 //! A writable mount is an overlay: the environment below, a directory above that holds what was changed. What the merged
 //! view and the tree disagree on is the change, and only directories that exist above can disagree, so a capture costs
 //! what was touched and not what exists. How overlayfs notes deletions and renames need not be known: both views are
-//! listed and compared.
+//! listed and compared. A directory that another installer made is compared in the same way, all of it.
 //!
 //! Texts that name the mount path are recorded with it as their placeholder, so that the new environment can be seen
 //! anywhere. Binaries that name it stay as they are.
@@ -15,22 +15,20 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use sha2::Digest as _;
-
 use crate::digest::Sha256;
 use crate::environment::Environment;
 use crate::error::{Error, IoContext, Result};
 use crate::ingest::{Ingest, Stored, Written};
 use crate::layer::{Entry, EntryKind, FileEntry, Layer};
 use crate::path::EnvPath;
-use crate::placeholder::{Encoding, Occurrences, Placeholder, TextOccurrence};
+use crate::placeholder::{Encoding, Occurrences, Placeholder, TextOccurrence, is_whole_path};
 use crate::signature;
 use crate::store::Store;
 use crate::tree::merge::{Leaf, Merge};
 use crate::tree::{NodeId, NodeKind};
 use crate::view::{Attributes, View};
 use crate::workspace::Workspace;
+use serde::Serialize;
 
 /// The name under which a captured layer lists what was removed: paths, each ended by NUL.
 const REMOVED: &str = "removed";
@@ -70,8 +68,30 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// A directory that was installed by others, beside the environment that holds the same packages.
+#[derive(Clone, Copy)]
+pub struct Installed<'a> {
+    /// The environment, as seen at the directory.
+    pub view: &'a View,
+    /// The directory.
+    pub directory: &'a Path,
+    /// Whether what differs at a path, with everything below it where it is no directory, is no change.
+    pub is_ignored: &'a dyn Fn(&EnvPath, ChangeKind) -> bool,
+}
+
 /// Is told a path that differs, and what is there now.
 type Report<'a> = dyn FnMut(EnvPath, ChangeKind, Option<&Metadata>) -> Result<()> + 'a;
+
+/// What was captured: the layer, and the changes that it holds, sorted by path.
+#[derive(Debug)]
+pub struct Captured {
+    /// The layer.
+    pub layer: Layer,
+    /// What it changes.
+    pub changes: Vec<Change>,
+    /// What it added to the store.
+    pub written: Written,
+}
 
 impl Writable<'_> {
     /// What was changed, sorted by path.
@@ -80,7 +100,7 @@ impl Writable<'_> {
     /// When a directory cannot be read or the tree is damaged.
     pub fn changes(&self) -> Result<Vec<Change>> {
         let mut found = Vec::new();
-        self.compare(&[], false, &mut |path, kind, _| {
+        self.sides().compare(&[], false, &mut |path, kind, _| {
             found.push(Change { path, kind });
             Ok(())
         })?;
@@ -92,11 +112,60 @@ impl Writable<'_> {
     ///
     /// # Errors
     /// When a file cannot be read, is a device, a pipe or a socket, or the store cannot be written.
-    pub fn capture(&self, store: &Store, workspace: &Workspace) -> Result<Option<(Layer, Written)>> {
+    pub fn capture(&self, store: &Store, workspace: &Workspace) -> Result<Option<Captured>> {
+        self.sides().capture(store, workspace)
+    }
+
+    fn sides(&self) -> Sides<'_> {
+        Sides {
+            view: self.view,
+            merged: self.merged,
+            upper: Some(self.upper),
+            is_ignored: &|_, _| false,
+        }
+    }
+}
+
+impl Installed<'_> {
+    /// Puts what differs into the store, as a layer. None when nothing does.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is a device, a pipe or a socket, or the store cannot be written.
+    pub fn capture(&self, store: &Store, workspace: &Workspace) -> Result<Option<Captured>> {
+        let sides = Sides {
+            view: self.view,
+            merged: self.directory,
+            upper: None,
+            is_ignored: self.is_ignored,
+        };
+        sides.capture(store, workspace)
+    }
+}
+
+/// An environment and what is to be compared with it.
+#[derive(Clone, Copy)]
+struct Sides<'a> {
+    view: &'a View,
+    merged: &'a Path,
+    /// Where everything that can differ is, if it is known.
+    upper: Option<&'a Path>,
+    is_ignored: &'a dyn Fn(&EnvPath, ChangeKind) -> bool,
+}
+
+impl Sides<'_> {
+    fn capture(&self, store: &Store, workspace: &Workspace) -> Result<Option<Captured>> {
         let mut ingest = Ingest::new(store, workspace)?;
+        let mut changes = Vec::new();
         let mut entries = Vec::new();
         let mut removed = Vec::new();
-        self.compare(&[], false, &mut |path, kind, metadata| {
+        self.compare(&[], self.upper.is_none(), &mut |path, kind, metadata| {
+            if (self.is_ignored)(&path, kind) {
+                return Ok(());
+            }
+            changes.push(Change {
+                path: path.clone(),
+                kind,
+            });
             match metadata {
                 Some(metadata) => entries.push(self.take_in(&mut ingest, path, metadata)?),
                 None if kind == ChangeKind::Removed => removed.push(path),
@@ -107,20 +176,25 @@ impl Writable<'_> {
         if entries.is_empty() && removed.is_empty() {
             return Ok(None);
         }
+        changes.sort();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         removed.sort();
-        let mut layer = Layer {
+        let layer = Layer {
             archive: Sha256::from_bytes([0; 32]),
             info: [(REMOVED.to_owned(), join(&removed))].into(),
             patched_mtime_s: 0,
             entries,
         };
-        // There is no archive: the layer is named by what it says itself.
-        layer.archive = Sha256::from_bytes(sha2::Sha256::digest(layer.to_bytes()).into());
+        // There is no archive.
+        let layer = layer.named_by_itself();
         let mut written = ingest.publish()?;
         written.bytes += layer.publish(store, workspace)?;
         written.inodes += 1;
-        Ok(Some((layer, written)))
+        Ok(Some(Captured {
+            layer,
+            changes,
+            written,
+        }))
     }
 
     /// Calls `report` with every path that differs, with its metadata where there is something to be taken in. `all` says
@@ -136,7 +210,9 @@ impl Writable<'_> {
             let entry = entry.at("list", &merged)?;
             let name = entry.file_name().into_vec();
             let path = EnvPath::parse([directory, &name].join(&b"/"[..usize::from(!directory.is_empty())]))?;
-            let is_above = fs::symlink_metadata(join_path(self.upper, path.as_bytes())).is_ok();
+            let is_above = self
+                .upper
+                .is_none_or(|upper| fs::symlink_metadata(join_path(upper, path.as_bytes())).is_ok());
             let old = match below {
                 Some(below) => tree.lookup(below, &name)?,
                 None => None,
@@ -156,7 +232,8 @@ impl Writable<'_> {
                 if !was_directory {
                     report(path.clone(), kind, Some(&metadata))?;
                 }
-                let all = all || !was_directory || is_replaced(&join_path(self.upper, path.as_bytes()));
+                let is_new = |upper| is_replaced(&join_path(upper, path.as_bytes()));
+                let all = all || !was_directory || self.upper.is_some_and(is_new);
                 self.compare(path.as_bytes(), all, report)?;
             } else if match old {
                 None => true,
@@ -211,12 +288,8 @@ impl Writable<'_> {
         let kind = if metadata.is_dir() {
             EntryKind::Directory
         } else if metadata.is_symlink() {
-            EntryKind::Symlink(
-                fs::read_link(&merged)
-                    .at("read the link", &merged)?
-                    .into_os_string()
-                    .into_vec(),
-            )
+            let target = fs::read_link(&merged).at("read the link", &merged)?;
+            EntryKind::Symlink(relocatable(&path, target.as_os_str().as_bytes(), self.view.prefix()))
         } else if metadata.is_file() {
             let mut file = File::open(&merged).at("open", &merged)?;
             let stored = ingest.add(&merged, &mut file)?;
@@ -276,7 +349,7 @@ impl Writable<'_> {
     }
 }
 
-/// The environment that `layer` makes of `environment`, recorded. Its tree stands on the old one's.
+/// The environment that what was captured makes of `environment`, recorded. Its tree stands on the old one's.
 ///
 /// # Errors
 /// When something of the environment is missing or damaged, or the store cannot be written.
@@ -284,9 +357,9 @@ pub fn commit(
     store: &Store,
     workspace: &Workspace,
     environment: &Environment,
-    layer: &Layer,
-    mut written: Written,
+    captured: &Captured,
 ) -> Result<Environment> {
+    let (layer, mut written) = (&captured.layer, captured.written);
     let signature = signature::of_change(&environment.subdir, &environment.signature, &layer.archive);
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(found) = crate::environment::get(store, &signature)? {
@@ -365,10 +438,21 @@ fn is_installer_note(directory: &[u8], name: &[u8]) -> bool {
     name == b"EXTERNALLY-MANAGED" || (directory == b"conda-meta" && name == b"frozen")
 }
 
-/// Whether a path ends at `end`, and is not the beginning of a longer name.
-fn is_whole_path(text: &[u8], end: usize) -> bool {
-    text.get(end)
-        .is_none_or(|&next| !(next.is_ascii_alphanumeric() || matches!(next, b'_' | b'-' | b'.')))
+/// The target of the link at `path`, relative where it names a place below `prefix`: that place is another at every prefix.
+#[must_use]
+pub fn relocatable(path: &EnvPath, target: &[u8], prefix: &str) -> Vec<u8> {
+    let inside = target
+        .strip_prefix(prefix.as_bytes())
+        .filter(|rest| rest.is_empty() || rest.starts_with(b"/"));
+    let Some(inside) = inside else {
+        return target.to_owned();
+    };
+    let up = b"../".repeat(path.names().count() - 1);
+    let relative = [&up, inside.strip_prefix(b"/").unwrap_or_default()].concat();
+    match relative.strip_suffix(b"/").unwrap_or(&relative) {
+        b"" => b".".to_vec(),
+        relative => relative.to_owned(),
+    }
 }
 
 fn same_bytes(path: &Path, old: &crate::view::OpenFile) -> Result<bool> {

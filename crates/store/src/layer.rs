@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sha2::Digest as _;
+
 use crate::digest::{Digest, Sha256};
 use crate::durable;
 use crate::error::{Error, Result};
-
 use crate::path::EnvPath;
 use crate::placeholder::Placeholder;
 use crate::store::Store;
@@ -113,6 +114,15 @@ impl Layer {
         let bytes = self.to_bytes();
         durable::write(workspace.path(), &store.layer_path(&self.archive), &bytes)?;
         Ok(bytes.len() as u64)
+    }
+
+    /// The layer named by what it says itself, for files that come from no archive: by the SHA-256 of its own bytes, with
+    /// zeros for its name.
+    #[must_use]
+    pub fn named_by_itself(mut self) -> Self {
+        self.archive = Sha256::from_bytes([0; 32]);
+        self.archive = Sha256::from_bytes(sha2::Sha256::digest(self.to_bytes()).into());
+        self
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

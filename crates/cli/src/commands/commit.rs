@@ -71,6 +71,6 @@ fn commit(store: &Store, opened: &Opened) -> Result<Environment, CliError> {
     let workspace = Workspace::create(store)?;
     Ok(match opened.as_writable().capture(store, &workspace)? {
         None => opened.environment.clone(),
-        Some((layer, written)) => capture::commit(store, &workspace, &opened.environment, &layer, written)?,
+        Some(captured) => capture::commit(store, &workspace, &opened.environment, &captured)?,
     })
 }

@@ -100,12 +100,12 @@ impl Fixture {
 
     fn commit(&self) -> Environment {
         let view = self.view();
-        let (layer, written) = self
+        let captured = self
             .writable(&view)
             .capture(&self.store, &self.workspace)
             .unwrap()
             .unwrap();
-        commit(&self.store, &self.workspace, &self.environment, &layer, written).unwrap()
+        commit(&self.store, &self.workspace, &self.environment, &captured).unwrap()
     }
 }
 
@@ -210,4 +210,52 @@ fn kinds_may_change_and_pipes_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("pipe") && error.contains("remove it"), "{error}");
+}
+
+#[test]
+fn a_directory_of_another_installer_is_compared_whole() {
+    let fixture = Fixture::new();
+    fs::write(fixture.merged.join("lib/one"), "changed").unwrap();
+    fs::write(fixture.merged.join("lib/cache"), "ignored").unwrap();
+    fs::remove_file(fixture.merged.join("lib/two")).unwrap();
+    std::os::unix::fs::symlink(fixture.merged.join("lib/one"), fixture.merged.join("bin/link")).unwrap();
+    let view = fixture.view();
+    let installed = Installed {
+        view: &view,
+        directory: &fixture.merged,
+        is_ignored: &|path, _| path.as_bytes() == b"lib/cache",
+    };
+    let captured = installed.capture(&fixture.store, &fixture.workspace).unwrap().unwrap();
+    let changes: Vec<_> = captured
+        .changes
+        .iter()
+        .map(|change| (change.path.to_string(), change.kind))
+        .collect();
+    let expected = [
+        ("bin/link", ChangeKind::Added),
+        ("lib/one", ChangeKind::Modified),
+        ("lib/two", ChangeKind::Removed),
+    ];
+    assert_eq!(changes, expected.map(|(path, kind)| (path.to_owned(), kind)));
+    let environment = commit(&fixture.store, &fixture.workspace, &fixture.environment, &captured).unwrap();
+    let tree = fixture.store.tree(&environment.tree).unwrap();
+    // A link to a place in the directory leads to the same place wherever it is seen.
+    let link = tree.find(b"bin/link").unwrap().unwrap();
+    assert_eq!(link.symlink_target().unwrap(), b"../lib/one");
+    assert!(tree.find(b"lib/cache").unwrap().is_none());
+    assert!(tree.find(b"lib/two").unwrap().is_none());
+}
+
+#[test]
+fn only_links_into_the_prefix_become_relative() {
+    let relative = |path: &str, target: &str| {
+        let target = relocatable(&EnvPath::parse(path).unwrap(), target.as_bytes(), "/p");
+        String::from_utf8(target).unwrap()
+    };
+    assert_eq!(relative("a/b/c", "/p/x/y"), "../../x/y");
+    assert_eq!(relative("a", "/p/x/"), "x");
+    assert_eq!(relative("a/b", "/p"), "..");
+    assert_eq!(relative("a", "/p"), ".");
+    assert_eq!(relative("a/b", "/prefix/x"), "/prefix/x");
+    assert_eq!(relative("a/b", "../x"), "../x");
 }
