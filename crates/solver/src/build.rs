@@ -28,7 +28,8 @@ use crate::pypi::{LockedWheel, wheel_order};
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 use base::OpenBase;
-use bring::{Archive, Brought, Destination, bring_all};
+use bring::bring_all;
+pub(crate) use bring::{Archive, Brought, Destination, bring_each};
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -206,7 +207,8 @@ fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) 
 }
 
 /// What an environment is made of, in link order, with its layers.
-struct Contents {
+#[derive(Default)]
+pub(crate) struct Contents {
     packages: Vec<(LockedPackage, Layer)>,
     wheels: Vec<(LockedWheel, Layer)>,
 }
@@ -214,33 +216,44 @@ struct Contents {
 impl Contents {
     fn in_link_order(brought: Vec<Brought>) -> Result<Self, BuildError> {
         let (mut packages, mut wheels) = (Vec::new(), Vec::new());
-        let mut layers = BTreeMap::new();
         for Brought { archive, layer, .. } in brought {
-            let key = match archive {
-                Archive::Package(package) => {
-                    let key = (PackageKind::Conda, package.name().to_owned());
-                    packages.push(*package);
-                    key
-                }
-                Archive::Wheel(wheel) => {
-                    let key = (PackageKind::Pypi, wheel.name().to_owned());
-                    wheels.push(*wheel);
-                    key
-                }
-            };
-            layers.insert(key, layer);
+            match archive {
+                Archive::Package(package) => packages.push((*package, layer)),
+                Archive::Wheel(wheel) => wheels.push((*wheel, layer)),
+            }
         }
-        let mut layer_of = |kind, name: &str| layers.remove(&(kind, name.to_owned()));
-        Ok(Self {
-            packages: link_order(packages)?
-                .into_iter()
-                .filter_map(|package| layer_of(PackageKind::Conda, package.name()).map(|layer| (package, layer)))
-                .collect(),
-            wheels: wheel_order(wheels)?
-                .into_iter()
-                .filter_map(|wheel| layer_of(PackageKind::Pypi, wheel.name()).map(|layer| (wheel, layer)))
-                .collect(),
-        })
+        let mut contents = Self::default();
+        contents.set_packages(packages)?;
+        contents.set_wheels(wheels)?;
+        Ok(contents)
+    }
+
+    /// Its conda packages, in any order.
+    pub(crate) fn set_packages(&mut self, packages: Vec<(LockedPackage, Layer)>) -> Result<(), PackageError> {
+        let order = link_order(packages.iter().map(|(package, _)| package.clone()).collect())?;
+        let mut layers: BTreeMap<String, Layer> = packages
+            .into_iter()
+            .map(|(package, layer)| (package.name().to_owned(), layer))
+            .collect();
+        let linked = order.into_iter();
+        self.packages = linked
+            .filter_map(|package| layers.remove(package.name()).map(|layer| (package, layer)))
+            .collect();
+        Ok(())
+    }
+
+    /// Its wheels, in any order.
+    pub(crate) fn set_wheels(&mut self, wheels: Vec<(LockedWheel, Layer)>) -> Result<(), PackageError> {
+        let order = wheel_order(wheels.iter().map(|(wheel, _)| wheel.clone()).collect())?;
+        let mut layers: BTreeMap<String, Layer> = wheels
+            .into_iter()
+            .map(|(wheel, layer)| (wheel.name().to_owned(), layer))
+            .collect();
+        let linked = order.into_iter();
+        self.wheels = linked
+            .filter_map(|wheel| layers.remove(wheel.name()).map(|layer| (wheel, layer)))
+            .collect();
+        Ok(())
     }
 
     fn signature(&self, request: &BuildRequest) -> Digest {
@@ -268,7 +281,7 @@ impl Contents {
 }
 
 /// Links the packages and records the environment, unless somebody else has.
-fn finish(
+pub(crate) fn finish(
     Destination { store, workspace }: &Destination,
     request: &BuildRequest,
     contents: &Contents,
