@@ -6,6 +6,7 @@ mod bad_input;
 mod bytecode;
 mod crash;
 mod crowd;
+mod import;
 mod inherit;
 mod known;
 mod mounted;

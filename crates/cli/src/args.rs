@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Build(commands::build::BuildArgs),
     Ensure(commands::ensure::EnsureArgs),
     Export(commands::export::ExportArgs),
+    Import(commands::import::ImportArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
     Commit(commands::commit::CommitArgs),

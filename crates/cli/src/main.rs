@@ -43,6 +43,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Build(args) => commands::build::execute(context, args),
         Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
+        Command::Import(args) => commands::import::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),
         Command::Commit(args) => commands::commit::execute(context, args),

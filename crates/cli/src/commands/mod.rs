@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod discard;
 pub(crate) mod ensure;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod lock;
 pub(crate) mod ls;
 pub(crate) mod mount;
