@@ -1,44 +1,12 @@
 //! Environments that are written to: programs work in them, what is below never changes, and changes can be kept.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use envfs_store::digest::Digest;
 use envfs_tests::data::{RealChannel, skip};
 use envfs_tests::mounted::is_mounted;
 use envfs_tests::program::{Envfs, finish};
-use envfs_tests::user;
-
-/// A wheel with one module and one command.
-fn wheel(directory: &Path) -> PathBuf {
-    let path = directory.join("greeting-1.0-py3-none-any.whl");
-    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-    let info = "greeting-1.0.dist-info";
-    for (name, content) in [
-        (
-            "greeting.py".to_owned(),
-            "def main():\n    print('hello from', __file__)\n",
-        ),
-        (
-            format!("{info}/METADATA"),
-            "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
-        ),
-        (
-            format!("{info}/WHEEL"),
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        ),
-        (
-            format!("{info}/entry_points.txt"),
-            "[console_scripts]\ngreet = greeting:main\n",
-        ),
-        (format!("{info}/RECORD"), ""),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(content.as_bytes()).unwrap();
-    }
-    zip.finish().unwrap();
-    path
-}
+use envfs_tests::{pypi, user};
 
 /// A place that nothing stays mounted at, even if the test fails.
 struct Place(PathBuf);
@@ -92,7 +60,14 @@ fn what_is_written_can_be_kept_and_seen_anywhere() {
         let mut command = std::process::Command::new(place.join("bin/python"));
         finish(command.args(arguments).env_remove("PYTHONDONTWRITEBYTECODE")).success()
     };
-    let wheel = wheel(envfs.path());
+    let greeting = [
+        ("greeting.py", "def main():\n    print('hello from', __file__)\n"),
+        (
+            "greeting-1.0.dist-info/entry_points.txt",
+            "[console_scripts]\ngreet = greeting:main\n",
+        ),
+    ];
+    let wheel = pypi::wheel(envfs.path(), "greeting", "1.0", &greeting);
     python(&["-m", "pip", "install", "--no-index", wheel.to_str().unwrap()]);
     python(&["-m", "pip", "uninstall", "-y", "idna"]);
     let changes = envfs.run(["diff", place.to_str().unwrap()]);

@@ -11,6 +11,7 @@ pub mod large;
 pub mod mounted;
 pub mod package;
 pub mod program;
+pub mod pypi;
 pub mod reference;
 pub mod seen;
 pub mod server;

@@ -1,6 +1,6 @@
 //! The built `envfs`, run as people run it, in a store and a home of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 pub struct Envfs {
     directory: TempDir,
     program: PathBuf,
+    settings: Vec<(OsString, OsString)>,
 }
 
 /// What a command printed and how it ended.
@@ -54,6 +55,7 @@ impl Envfs {
         Self {
             directory,
             program: built_program(),
+            settings: Vec::new(),
         }
     }
 
@@ -61,6 +63,11 @@ impl Envfs {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Sets a variable for all commands to come.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.settings.push((name.into(), value.into()));
     }
 
     /// Where the store is.
@@ -90,6 +97,7 @@ impl Envfs {
             .env("LC_ALL", "C.UTF-8")
             // Most packages of tests are not whole; those that are, are compared with installers that compile nothing.
             .env("ENVFS_NO_PYC", "1")
+            .envs(self.settings.iter().cloned())
             .current_dir(self.path())
             .stdin(Stdio::null());
         command

@@ -9,13 +9,19 @@ use crate::resolve::{self, Reference};
 
 /// The environment that `text` stands for. What was asked before is found without a network, a solve or another process.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
-    if let Reference::LockFile(_) | Reference::SpecFile(_) = Reference::parse(text)? {
-        let opened = Recipe::of(text)?.open(context)?;
-        let store = context.store()?;
-        let kept = opened.kept(&store, DEFAULT_MAX_AGE).filter(|kept| kept.is_fresh);
-        if let Some(found) = kept.map(|kept| kept.environment(&store)).transpose()?.flatten() {
-            return Ok(found);
-        }
+    match Reference::parse(text)? {
+        Reference::Built(_) => resolve::environment(context, text),
+        Reference::LockFile(_) | Reference::SpecFile(_) => ensured(context, &["--".to_owned(), text.to_owned()]),
     }
-    resolve::environment(context, text)
+}
+
+/// The environment that `arguments` of `envfs ensure` ask for.
+pub(crate) fn ensured(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
+    let opened = Recipe::of(arguments)?.open(context)?;
+    let store = context.store()?;
+    let kept = opened.kept(&store, DEFAULT_MAX_AGE).filter(|kept| kept.is_fresh);
+    match kept.map(|kept| kept.environment(&store)).transpose()?.flatten() {
+        Some(found) => Ok(found),
+        None => resolve::ensure_in_child(context, arguments),
+    }
 }

@@ -15,6 +15,7 @@ mod resolve;
 mod sandboxed;
 mod solving;
 mod units;
+mod with;
 mod writable;
 
 mod commands;

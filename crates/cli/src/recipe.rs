@@ -72,11 +72,11 @@ pub(crate) struct Kept {
 }
 
 impl Recipe {
-    /// The recipe that one argument is, with the defaults of everything else.
-    pub(crate) fn of(text: &str) -> Result<Self, CliError> {
-        let command = Self::augment_args(clap::Command::new("envfs"));
+    /// The recipe that these arguments are, with the defaults of everything else.
+    pub(crate) fn of(arguments: &[String]) -> Result<Self, CliError> {
+        let command = Self::augment_args(clap::Command::new("envfs").no_binary_name(true));
         let recipe = command
-            .try_get_matches_from(["envfs", "--", text])
+            .try_get_matches_from(arguments)
             .and_then(|matches| Self::from_arg_matches(&matches));
         recipe.map_err(|error| CliError::usage(error.to_string()))
     }
@@ -226,7 +226,7 @@ impl Opened {
             bytecode: self.bytecode,
             subdir: self.subdir,
             variables: match &self.source {
-                Source::Spec { wanted, .. } => wanted.spec.variables().clone(),
+                Source::Spec { wanted, .. } => wanted.variables(),
                 _ => BTreeMap::new(),
             },
             base: self.base.clone(),

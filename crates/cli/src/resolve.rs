@@ -119,8 +119,7 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
             _ => error,
         }),
         Reference::LockFile(_) | Reference::SpecFile(_) => {
-            let signature = build_in_child(context, text)?;
-            Ok(environment::find(&context.store()?, &signature)?)
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
         }
     }
 }
@@ -135,7 +134,8 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
+/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
+pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
@@ -148,8 +148,7 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
     command.args((0..context.global.verbose).map(|_| "--verbose"));
     let output = command
         .arg("ensure")
-        .arg("--")
-        .arg(text)
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
@@ -157,5 +156,6 @@ fn build_in_child(context: &Context, text: &str) -> Result<String, CliError> {
         let code = output.status.code().and_then(|code| u8::try_from(code).ok());
         return Err(CliError::silent(code.unwrap_or(1)));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let signature = String::from_utf8_lossy(&output.stdout);
+    Ok(environment::find(&context.store()?, signature.trim())?)
 }

@@ -1,11 +1,12 @@
 //! From what was typed to packages: specs read, bases pinned, the solver and uv asked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Question,
-    QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest,
+    ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget,
+    Question, QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest,
     resolve_wheels, solve,
 };
 use envfs_store::Store;
@@ -58,6 +59,18 @@ pub(crate) struct Wanted {
     python_lock: Option<PythonLock>,
     /// The bytes behind that lock.
     python_lock_text: String,
+}
+
+impl Wanted {
+    /// What activation sets: what the base sets, unless the spec sets it otherwise.
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
+        let mut variables = self
+            .base
+            .as_ref()
+            .map_or_else(BTreeMap::new, |base| base.variables.clone());
+        variables.extend(self.spec.variables().clone());
+        variables
+    }
 }
 
 /// What was solved, and the channels it was solved with.
@@ -156,11 +169,15 @@ impl SpecArgs {
         subdir: Subdir,
         preferred: &LockedContents,
     ) -> Result<Solved, CliError> {
-        let pinned = match &wanted.base {
-            None => empty(subdir),
-            Some(base) => environment_contents(&context.store()?, base, subdir)?,
-        };
-        let request = self.request(wanted, subdir, &pinned, preferred)?;
+        let pinned = wanted
+            .base
+            .as_ref()
+            .map(|base| Pinned::open(context, base, subdir))
+            .transpose()?;
+        let contents = pinned
+            .as_ref()
+            .map_or_else(|| empty(subdir), |pinned| pinned.contents.clone());
+        let request = self.request(wanted, subdir, &contents, preferred)?;
         let bar = Bar::waiting(context.quiet, "solving");
         let solution = solve(network, &request).await;
         bar.finish_and_clear();
@@ -168,10 +185,10 @@ impl SpecArgs {
         let channels = solution.channels().to_vec();
         let packages = solution.into_packages();
         let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
-            pinned.wheels
+            contents.wheels
         } else {
             let target = PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?;
-            self.wheels(context, wanted, &target, &packages, &pinned.wheels, &preferred.wheels)?
+            self.wheels(context, wanted, &target, &packages, pinned.as_ref(), &preferred.wheels)?
         };
         Ok(Solved {
             channels,
@@ -217,7 +234,7 @@ impl SpecArgs {
         wanted: &Wanted,
         target: &PythonTarget,
         packages: &[LockedPackage],
-        pinned: &[LockedWheel],
+        pinned: Option<&Pinned>,
         preferred: &[LockedWheel],
     ) -> Result<Vec<LockedWheel>, CliError> {
         let resolve = |requirements: &Requirements, is_complete: bool| -> Result<_, CliError> {
@@ -227,7 +244,7 @@ impl SpecArgs {
                 requirements,
                 target,
                 packages,
-                pinned,
+                base: pinned.map(Pinned::as_base),
                 preferred,
                 exclude_newer: self.exclude_newer()?,
                 is_complete,
@@ -242,11 +259,37 @@ impl SpecArgs {
             Some(lock) => match lock.select(target, &wanted.parts)? {
                 Selection::Pins(pins) => resolve(&pins, true),
                 Selection::Wheels(mut wheels) => {
+                    let pinned = pinned.map_or(&[][..], |pinned| &pinned.contents.wheels);
                     wheels.retain(|wheel| !pinned.iter().any(|pinned| pinned.name() == wheel.name()));
                     wheels.extend_from_slice(pinned);
                     Ok(wheels)
                 }
             },
+        }
+    }
+}
+
+/// A base with what is in it.
+struct Pinned {
+    contents: LockedContents,
+    view: View,
+}
+
+impl Pinned {
+    fn open(context: &Context, base: &Environment, subdir: Subdir) -> Result<Self, CliError> {
+        let store = context.store()?;
+        let tree = Arc::new(store.tree(&base.tree)?);
+        Ok(Self {
+            contents: environment_contents(&store, base, subdir)?,
+            view: View::new(&store, tree, Path::new("/"))?,
+        })
+    }
+
+    fn as_base(&self) -> InheritedBase<'_> {
+        InheritedBase {
+            view: &self.view,
+            packages: &self.contents.packages,
+            wheels: &self.contents.wheels,
         }
     }
 }

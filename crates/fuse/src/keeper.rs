@@ -32,14 +32,15 @@ use crate::process::{self, ProcessError};
 use crate::protocol::connection::is_disconnected;
 use crate::server::{self, Serving};
 
-/// A server that lived shorter than this has failed; one that lived longer was killed by somebody.
-const SHORT_LIFE: Duration = Duration::from_millis(100);
+/// A server that answered for a shorter time than this has failed; one that lived longer was killed by somebody.
+const SHORT_LIFE: Duration = Duration::from_millis(20);
 
-/// So many short lives in a row, and no more are tried: with the waits between them, after some seven seconds.
-const MAX_SHORT_LIVES: u32 = 20;
+/// So many short lives in a row, and no more are tried: with the waits between them, after some five seconds. More than
+/// anybody kills in a row who only wants to see what happens.
+const MAX_SHORT_LIVES: u32 = 50;
 
 /// How long to wait after a short life: twice as long each time, at least and at most.
-const WAITS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(500)];
+const WAITS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
 /// Serves from new processes in the background, and returns the keeper's number when the mount is usable. The new
 /// processes close their copies of `let_go`; what they have to say goes to `log`.
@@ -60,10 +61,10 @@ pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), S
     let mut short_lives = 0;
     let mut asked = None;
     loop {
-        let start = Instant::now();
         let server = keep::spawn(&serving.service.mount_point, &[], |is_ready| {
             server::answer(serving, (&lease, &record), memory.again()?, is_ready)
         });
+        let start = Instant::now();
         let code = match (server, ready.take()) {
             (Ok(server), first) => {
                 if let Some(ready) = first {
@@ -155,6 +156,6 @@ mod tests {
         assert_eq!(pause(2), WAITS[0] * 2);
         assert_eq!(pause(u32::MAX), WAITS[1]);
         let all: Duration = (0..=MAX_SHORT_LIVES).map(pause).sum();
-        assert!((5..10).contains(&all.as_secs()), "{all:?}");
+        assert!((3..8).contains(&all.as_secs()), "{all:?}");
     }
 }

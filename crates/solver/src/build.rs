@@ -5,7 +5,7 @@
 mod base;
 mod bring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
@@ -166,6 +166,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
     let packages = link_order(request.packages.clone())?;
     let wheels = wheel_order(request.wheels.clone())?;
     let signature = identity(
+        store,
         request,
         packages
             .iter()
@@ -177,7 +178,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .filter_map(LockedWheel::sha256)
             .map(Sha256::from_bytes)
             .collect(),
-    );
+    )?;
     Ok(environment::get(store, &signature)?.map(reused))
 }
 
@@ -192,8 +193,26 @@ fn reused(environment: Environment) -> Built {
     }
 }
 
-fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) -> Digest {
+fn identity(
+    store: &Store,
+    request: &BuildRequest,
+    mut archives: Vec<Sha256>,
+    mut wheels: Vec<Sha256>,
+) -> Result<Digest, BuildError> {
+    let mut environment = None;
+    if let Some(base) = &request.base
+        && base.is_changed(store)?
+    {
+        let inherited: BTreeSet<Sha256> = base.all_packages(store)?.iter().map(|package| package.sha256).collect();
+        archives.retain(|archive| !inherited.contains(archive));
+        wheels.retain(|wheel| !inherited.contains(wheel));
+        environment = Some(base.signature);
+        if archives.is_empty() && wheels.is_empty() && request.variables == base.variables {
+            return Ok(base.signature);
+        }
+    }
     let identity = Identity {
+        environment,
         subdir: request.subdir.to_string(),
         options: match request.bytecode {
             true => BTreeMap::new(),
@@ -203,7 +222,7 @@ fn identity(request: &BuildRequest, archives: Vec<Sha256>, wheels: Vec<Sha256>) 
         archives,
         wheels,
     };
-    identity.signature()
+    Ok(identity.signature())
 }
 
 /// What an environment is made of, in link order, with its layers.
@@ -256,10 +275,10 @@ impl Contents {
         Ok(())
     }
 
-    fn signature(&self, request: &BuildRequest) -> Digest {
+    fn signature(&self, store: &Store, request: &BuildRequest) -> Result<Digest, BuildError> {
         let archives = self.packages.iter().map(|(_, layer)| layer.archive).collect();
         let wheels = self.wheels.iter().map(|(_, layer)| layer.archive).collect();
-        identity(request, archives, wheels)
+        identity(store, request, archives, wheels)
     }
 
     /// The layers whose modules may come without bytecode.
@@ -288,7 +307,7 @@ pub(crate) fn finish(
     new_packages: usize,
     mut written: Written,
 ) -> Result<Built, BuildError> {
-    let signature = contents.signature(request);
+    let signature = contents.signature(store, request)?;
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(environment) = environment::get(store, &signature)? {
         return Ok(Built {

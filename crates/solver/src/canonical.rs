@@ -53,7 +53,8 @@ impl Question {
     ) -> Result<Option<Self>, SolveError> {
         let requirements = request.spec.requirements();
         let all = requirements.wanted.iter().chain(&requirements.constraints);
-        if all.into_iter().any(is_local) {
+        let is_local_place = |place: &String| !place.contains("://") || place.starts_with("file:");
+        if all.into_iter().any(is_local) || requirements.sources.find_links.iter().any(is_local_place) {
             return Ok(None);
         }
         let mut this = Self::new(request.subdir);

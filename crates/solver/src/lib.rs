@@ -56,4 +56,4 @@ pub use subdir::{Subdir, UnknownSubdir};
 pub use uv::{Uv, UvError, UvOptions};
 pub use wheel::WheelError;
 pub use wheel_metadata::complete_wheels;
-pub use wheels::{WheelRequest, WheelsError, resolve_wheels};
+pub use wheels::{InheritedBase, WheelRequest, WheelsError, resolve_wheels};

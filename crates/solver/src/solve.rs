@@ -10,7 +10,9 @@ mod virtual_packages;
 
 use std::collections::HashSet;
 
-use rattler_conda_types::{GenericVirtualPackage, MatchSpec, NamelessMatchSpec, PackageNameMatcher, RepoDataRecord};
+use rattler_conda_types::{
+    GenericVirtualPackage, MatchSpec, Matches, NamelessMatchSpec, PackageNameMatcher, RepoDataRecord,
+};
 use rattler_solve::{CancellationToken, ChannelRepoData, SolverImpl, SolverTask, resolvo};
 
 use crate::channel::{ChannelError, ResolvedChannel};
@@ -112,6 +114,10 @@ impl Solution {
 pub async fn solve(network: &Network, request: &SolveRequest<'_>) -> Result<Solution, SolveError> {
     let mut channels = channels_of(request.spec, network)?;
     let match_specs = match_specs_of(request, &mut channels, network)?;
+    if is_settled(&match_specs, request.pinned) {
+        let records = request.pinned.iter().map(|package| package.record().clone());
+        return solution(records.collect(), &channels, request);
+    }
     let records = index::load(network, &channels, request.subdir, &match_specs).await?;
 
     let known: HashSet<&str> = records
@@ -215,6 +221,12 @@ impl SolveError {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Channel(error) if error.is_unreachable())
     }
+}
+
+/// Whether a base has all that is asked for: then there is nothing to search, and no index to read.
+fn is_settled(match_specs: &[MatchSpec], pinned: &[LockedPackage]) -> bool {
+    let is_met = |spec: &MatchSpec| pinned.iter().any(|package| spec.matches(package.record()));
+    !pinned.is_empty() && match_specs.iter().all(is_met)
 }
 
 fn channels_of(spec: &Spec, network: &Network) -> Result<Vec<ResolvedChannel>, ChannelError> {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use envfs_store::Store;
+use envfs_store::view::View;
 
 use crate::package::LockedPackage;
 use crate::pylock::{Pylock, PylockError};
@@ -35,8 +36,8 @@ pub struct WheelRequest<'a> {
     pub target: &'a PythonTarget,
     /// The conda packages of the environment. What they provide stays as it is.
     pub packages: &'a [LockedPackage],
-    /// Wheels of a base: they are part of the environment exactly as they are.
-    pub pinned: &'a [LockedWheel],
+    /// A base: its packages and wheels are part of the environment exactly as they are.
+    pub base: Option<InheritedBase<'a>>,
     /// Wheels of an older lock: their versions are kept where nothing forbids it.
     pub preferred: &'a [LockedWheel],
     /// Leaves out what came later.
@@ -47,6 +48,17 @@ pub struct WheelRequest<'a> {
     pub store: Option<&'a Store>,
 }
 
+/// The environment that another inherits, as packages from PyPI see it.
+#[derive(Clone, Copy)]
+pub struct InheritedBase<'a> {
+    /// What is in it, also what somebody installed there by hand.
+    pub view: &'a View,
+    /// Its conda packages.
+    pub packages: &'a [LockedPackage],
+    /// Its wheels.
+    pub wheels: &'a [LockedWheel],
+}
+
 /// Resolves a request: the wheels by name, those of a base among them.
 ///
 /// # Errors
@@ -54,14 +66,11 @@ pub struct WheelRequest<'a> {
 /// a digest is not the one that the requirements allow, or an index cannot be reached.
 pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedWheel>, WheelsError> {
     request.requirements.check()?;
+    let pinned = request.base.map_or(&[][..], |base| base.wheels);
     if request.requirements.is_empty() {
-        return Ok(request.pinned.to_vec());
+        return Ok(pinned.to_vec());
     }
-    let mut provided = provided::by_packages(request.packages, request.store)?;
-    for wheel in request.pinned {
-        provided.retain(|provided| provided.name != wheel.name());
-        provided.push(Provided::by_wheel(wheel));
-    }
+    let provided = provided::all(request.packages, request.base, request.store)?;
     let directory = tempfile::tempdir().map_err(|source| WheelsError::Io {
         path: std::env::temp_dir(),
         source,
@@ -69,7 +78,7 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedW
     let text = compile(uv, request, &provided, directory.path())?;
     let pylock = Pylock::parse(&text, &directory.path().join(OUTPUT))?;
 
-    let mut wheels = request.pinned.to_vec();
+    let mut wheels = pinned.to_vec();
     for package in pylock.packages() {
         if provided.iter().any(|provided| provided.name == package.name()) {
             continue;

@@ -133,6 +133,19 @@ impl Environment {
         durable::write(workspace.path(), &path(store, &self.signature), &text)
     }
 
+    /// Whether it, or one that it stands on, holds a captured layer, so that its packages do not say all that is in it.
+    ///
+    /// # Errors
+    /// When the record of its base is missing or damaged.
+    pub fn is_changed(&self, store: &Store) -> Result<bool> {
+        match self.base {
+            None => Ok(false),
+            // Only a commit adds no package.
+            Some(_) if self.packages.is_empty() => Ok(true),
+            Some(base) => load(store, &base)?.is_changed(store),
+        }
+    }
+
     /// All its packages, those of its base first.
     ///
     /// # Errors

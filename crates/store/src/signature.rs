@@ -7,6 +7,7 @@
 //! subdir linux-64
 //! option <name> <value>        (sorted by name; only those that are not the default)
 //! variable <NAME> <value>      (sorted by name; the value is a JSON string)
+//! environment <64 hex>          (only on one with a captured layer: then the lines below are what it adds)
 //! archive sha256:<64 hex>      (one for each conda package, in link order)
 //! wheel sha256:<64 hex>        (one for each wheel, in link order)
 //! ```
@@ -29,6 +30,8 @@ pub struct Identity {
     pub options: BTreeMap<String, String>,
     /// Environment variables that activation sets.
     pub variables: BTreeMap<String, String>,
+    /// The environment that all this is added to, where its own packages do not say what is in it: it was changed by hand.
+    pub environment: Option<Digest>,
     /// The archives of conda packages in link order: a package after those it depends on.
     pub archives: Vec<Sha256>,
     /// The wheels in link order: by name.
@@ -67,6 +70,9 @@ impl Identity {
                 serde_json::Value::from(value.as_str())
             ));
         }
+        if let Some(environment) = &self.environment {
+            line(format_args!("environment {environment}"));
+        }
         for archive in &self.archives {
             line(format_args!("archive sha256:{archive}"));
         }
@@ -102,12 +108,22 @@ mod tests {
             subdir: "linux-64".into(),
             options: BTreeMap::from([("link-scripts".into(), "off".into())]),
             variables: BTreeMap::from([("GREETING".into(), "say \"hi\"".into())]),
+            environment: None,
             archives: vec![Sha256::from_bytes([0x11; 32]), Sha256::from_bytes([0x22; 32])],
             wheels: Vec::new(),
         };
         assert_eq!(
             full.signature().to_string(),
             "17bd6b2b2c587740ca2da8dfdcd7f79952aaca0569327203eb73a6c5bac6ce9b"
+        );
+        let on_changed = Identity {
+            environment: Some(empty.signature()),
+            wheels: vec![Sha256::from_bytes([0x33; 32])],
+            ..empty.clone()
+        };
+        assert_eq!(
+            on_changed.signature().to_string(),
+            "131b6ffab2f9aa6705ed760b9a97d27c726094ab84f65ad59e83f2f79109bae6"
         );
         let with_wheels = Identity {
             archives: vec![Sha256::from_bytes([0x11; 32])],

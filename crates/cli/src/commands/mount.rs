@@ -17,13 +17,15 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::{known, output, writable};
+use crate::with::WithArgs;
+use crate::{output, writable};
 
 /// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs mount 3fb1c2d4 /envs/x                there when the command returns\n  \
     envfs mount environment.yml ./env           builds it first, if it is not built\n  \
+    envfs mount 3fb1c2d4 /envs/x --with httpx   with packages on top that enter no lock\n  \
     envfs mount 3fb1c2d4 /envs/x --foreground   until ^C, for service managers and containers\n  \
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \
     envfs mount --explain                       how it would be done here, and why not otherwise\n\n\
@@ -36,6 +38,8 @@ pub(crate) struct MountArgs {
     /// An existing empty directory
     #[arg(required_unless_present = "explain")]
     path: Option<PathBuf>,
+    #[command(flatten)]
+    with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Say which backend would be taken by `mount` and `run`, and why not the others
@@ -118,7 +122,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     }
     // Before anything is built: a directory that cannot be mounted on stays one.
     let mount_point = mount::check_mount_point(path)?;
-    let environment = known::environment(context, environment)?;
+    let environment = args.with.environment(context, environment)?;
     let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,

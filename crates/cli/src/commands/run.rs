@@ -17,7 +17,7 @@ use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
 use crate::context::{Context, variable};
 use crate::error::CliError;
-use crate::known;
+use crate::with::WithArgs;
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -29,6 +29,7 @@ const NOT_EXECUTABLE: u8 = 126;
 #[command(after_help = "Examples:\n  \
     envfs run 3fb1c2d4 -- python train.py\n  \
     envfs run environment.yml -- python -c 'import numpy'    builds it first, if it is not built\n  \
+    envfs run 3fb1c2d4 --with 'httpx>=0.27' -- python        with a package on top, this time only\n  \
     envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n\n\
     The environment is activated as conda does it, and mounted where only the command and what it starts\n\
     can see it. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such\n\
@@ -40,6 +41,8 @@ pub(crate) struct RunArgs {
     /// Mount at this empty directory, for everybody, while the command runs
     #[arg(long, value_name = "PATH")]
     mount_at: Option<PathBuf>,
+    #[command(flatten)]
+    with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// The command and its arguments
@@ -54,7 +57,7 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, CliError> {
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
-    let environment = known::environment(context, &args.environment)?;
+    let environment = args.with.environment(context, &args.environment)?;
     let store = context.store()?;
     let runner = Runner {
         store: &store,

@@ -14,6 +14,7 @@ use crate::link::Base;
 pub(super) struct OpenBase<'a> {
     pub(super) environment: &'a Environment,
     pub(super) archives: BTreeSet<Sha256>,
+    is_changed: bool,
     tree: Tree,
 }
 
@@ -32,6 +33,7 @@ impl<'a> OpenBase<'a> {
         }
         Ok(Self {
             environment,
+            is_changed: environment.is_changed(store)?,
             tree: store.tree(&environment.tree)?,
             archives,
         })
@@ -42,6 +44,7 @@ impl<'a> OpenBase<'a> {
             environment: self.environment,
             tree: &self.tree,
             archives: &self.archives,
+            is_changed: self.is_changed,
         }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Base<'a> {
     pub(crate) tree: &'a Tree,
     /// The archives of all its packages, wheels too.
     pub(crate) archives: &'a BTreeSet<Sha256>,
+    /// Whether its tree holds more than its packages bring: then it is taken as it is, and not linked again.
+    pub(crate) is_changed: bool,
 }
 
 /// What linking left behind.
@@ -135,11 +137,16 @@ pub enum LinkError {
 /// # Errors
 /// When a package's metadata is invalid, Python is missing, or the store cannot be written.
 pub(crate) fn link(store: &Store, workspace: &Workspace, linkage: &Linkage<'_>) -> Result<Linked, LinkError> {
+    let changed = linkage.base.filter(|base| base.is_changed);
+    let is_linked = |layer: &Layer| changed.is_some_and(|base| base.archives.contains(&layer.archive));
     let mut linker = Linker {
         python: python_of(linkage)?,
         bytecode: Waiting::new(linkage.bytecode),
         ingest: Ingest::new(store, workspace)?,
-        merge: Merge::new(),
+        merge: match changed {
+            Some(base) => Merge::from_tree(base.tree)?,
+            None => Merge::new(),
+        },
         link_scripts: Vec::new(),
         replaced: linkage
             .wheels
@@ -147,10 +154,10 @@ pub(crate) fn link(store: &Store, workspace: &Workspace, linkage: &Linkage<'_>) 
             .map(|(wheel, _)| wheel.name().to_owned())
             .collect(),
     };
-    for (package, layer) in linkage.packages {
+    for (package, layer) in linkage.packages.iter().filter(|(_, layer)| !is_linked(layer)) {
         linker.add_package(package, layer, linkage)?;
     }
-    for (wheel, layer) in linkage.wheels {
+    for (wheel, layer) in linkage.wheels.iter().filter(|(_, layer)| !is_linked(layer)) {
         linker.add_wheel(wheel, layer, linkage.base)?;
     }
     linker.bytecode.add_to(&mut linker.merge);

@@ -14,17 +14,20 @@ use envfs_store::Store;
 use envfs_store::digest::Sha256;
 use envfs_store::layer::{EntryKind, FileEntry, Layer};
 use envfs_store::store::ObjectBytes;
+use envfs_store::tree::NodeKind;
+use envfs_store::view::View;
 use pep440_rs::Version;
 
+use super::InheritedBase;
 use crate::package::LockedPackage;
-use crate::pypi::{LockedWheel, normalized_name};
+use crate::pypi::normalized_name;
 
 /// A distribution that is there already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Provided {
     pub(super) name: String,
     version: String,
-    /// The conda package it comes from; none: a wheel of the base.
+    /// The conda package it comes from; none: a wheel of the base, or what somebody installed there.
     pub(super) package: Option<String>,
     /// Lines of its metadata about extras: their names, and what they need.
     extras: Vec<String>,
@@ -54,11 +57,75 @@ const OTHER_NAMES: [(&str, &str); 17] = [
 /// A file of metadata is small; a larger one is none.
 const MAX_METADATA_BYTES: u64 = 4 << 20;
 
+/// What is there before anything is added: what a base shows, and what the other conda packages provide.
+///
+/// # Errors
+/// A layer of the store, or the base, is damaged.
+pub(super) fn all(
+    packages: &[LockedPackage],
+    base: Option<InheritedBase<'_>>,
+    store: Option<&Store>,
+) -> envfs_store::Result<Vec<Provided>> {
+    let Some(base) = base else {
+        return by_packages(packages, store);
+    };
+    let is_inherited = |package: &LockedPackage| base.packages.iter().any(|other| other.url() == package.url());
+    let added: Vec<_> = packages
+        .iter()
+        .filter(|package| !is_inherited(package))
+        .cloned()
+        .collect();
+    let known = by_packages(base.packages, store)?;
+    let mut provided = by_view(base.view, &known)?;
+    for one in by_packages(&added, store)? {
+        provided.retain(|provided| provided.name != one.name);
+        provided.push(one);
+    }
+    Ok(provided)
+}
+
+/// What the metadata in an environment says, whoever put it there. What is known of it already says where it came from.
+fn by_view(view: &View, known: &[Provided]) -> envfs_store::Result<Vec<Provided>> {
+    let mut provided = Vec::new();
+    let Some(lib) = view.tree().find(b"lib")? else {
+        return Ok(provided);
+    };
+    for python in view.tree().children(lib, 0)? {
+        let python = python?;
+        if !(python.name()?.starts_with(b"python3") && python.kind()? == NodeKind::Directory) {
+            continue;
+        }
+        let Some(site) = view.tree().lookup(python, b"site-packages")? else {
+            continue;
+        };
+        for directory in view.tree().children(site, 0)? {
+            let directory = directory?;
+            if directory.kind()? != NodeKind::Directory || !directory.name()?.ends_with(b".dist-info") {
+                continue;
+            }
+            let Some(metadata) = view.tree().lookup(directory, b"METADATA")? else {
+                continue;
+            };
+            if metadata.kind()? != NodeKind::File || metadata.stored_bytes() > MAX_METADATA_BYTES {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&view.read(metadata)?).into_owned();
+            provided.extend(of_metadata(&text, None).map(|found| {
+                let same = known
+                    .iter()
+                    .find(|known| known.name == found.name && known.version == found.version);
+                same.cloned().unwrap_or(found)
+            }));
+        }
+    }
+    Ok(provided)
+}
+
 /// What the packages provide, by name.
 ///
 /// # Errors
 /// A layer of the store is damaged.
-pub(super) fn by_packages(packages: &[LockedPackage], store: Option<&Store>) -> envfs_store::Result<Vec<Provided>> {
+fn by_packages(packages: &[LockedPackage], store: Option<&Store>) -> envfs_store::Result<Vec<Provided>> {
     let mut provided = BTreeMap::new();
     for package in packages {
         let layer = match (store, package.sha256()) {
@@ -87,15 +154,6 @@ pub(super) fn write_stubs(directory: &Path, provided: &[Provided]) -> io::Result
 }
 
 impl Provided {
-    pub(super) fn by_wheel(wheel: &LockedWheel) -> Self {
-        Self {
-            name: wheel.name().to_owned(),
-            version: wheel.version().to_owned(),
-            package: None,
-            extras: Vec::new(),
-        }
-    }
-
     /// The line that fixes it.
     pub(super) fn constraint(&self) -> String {
         format!("{}=={}\n", self.name, self.version)
@@ -125,7 +183,7 @@ impl Provided {
 
 /// By what the record says, without the package.
 fn by_record(package: &LockedPackage) -> Vec<Provided> {
-    let of = |name: &str, version: &str| Provided::new(name, version, package, Vec::new());
+    let of = |name: &str, version: &str| Provided::new(name, version, Some(package), Vec::new());
     let purls = package.record().package_record.purls.as_ref();
     if let Some(purls) = purls.filter(|purls| !purls.is_empty()) {
         let texts = purls.iter().map(ToString::to_string);
@@ -162,7 +220,7 @@ fn by_layer(store: &Store, layer: &Layer, package: &LockedPackage) -> envfs_stor
             continue;
         }
         let text = read(store, bytes)?;
-        let Some(found) = of_metadata(&text, package) else {
+        let Some(found) = of_metadata(&text, Some(package)) else {
             tracing::debug!(package = package.name(), file, "metadata without a name or a version");
             continue;
         };
@@ -202,7 +260,7 @@ fn read(store: &Store, file: &FileEntry) -> envfs_store::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn of_metadata(text: &str, package: &LockedPackage) -> Option<Provided> {
+fn of_metadata(text: &str, package: Option<&LockedPackage>) -> Option<Provided> {
     let headers = || text.lines().take_while(|line| !line.trim().is_empty());
     let field = |name: &str| headers().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()));
     let is_of_extra = |line: &&str| {
@@ -214,12 +272,12 @@ fn of_metadata(text: &str, package: &LockedPackage) -> Option<Provided> {
 
 impl Provided {
     /// None if the version is not one of PEP 440: nothing can be compared with it.
-    fn new(name: &str, version: &str, package: &LockedPackage, extras: Vec<String>) -> Option<Self> {
+    fn new(name: &str, version: &str, package: Option<&LockedPackage>, extras: Vec<String>) -> Option<Self> {
         let version: Version = version.parse().ok()?;
         Some(Self {
             name: normalized_name(name),
             version: version.to_string(),
-            package: Some(package.to_string()),
+            package: package.map(ToString::to_string),
             extras,
         })
     }
@@ -253,13 +311,13 @@ mod tests {
     fn a_distribution_keeps_what_its_extras_need() {
         let text = "Metadata-Version: 2.1\nName: Foo_Bar\nVersion: 1.0\nProvides-Extra: x\n\
                     Requires-Dist: a\nRequires-Dist: b ; extra == 'x'\n\nName: body\n";
-        let provided = of_metadata(text, &package("foo-1.0-0")).unwrap();
+        let provided = of_metadata(text, Some(&package("foo-1.0-0"))).unwrap();
         assert_eq!((provided.name.as_str(), provided.version.as_str()), ("foo-bar", "1.0"));
         assert_eq!(
             provided.extras,
             ["Provides-Extra: x", "Requires-Dist: b ; extra == 'x'"]
         );
-        assert_eq!(of_metadata("Name: x\n", &package("foo-1.0-0")), None);
+        assert_eq!(of_metadata("Name: x\n", None), None);
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Resolving against the registry, through uv; skipped loudly where either cannot be had.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use envfs_store::ingest::Ingest;
+use envfs_store::path::EnvPath;
+use envfs_store::tree::merge::{DIRECTORY_MTIME_S, Leaf, Merge};
+use envfs_store::workspace::Workspace;
 
 use super::*;
 use crate::python::tests::target;
@@ -33,11 +39,18 @@ fn requirements(lines: &[&str]) -> Requirements {
 /// The result, unless the registry cannot be reached.
 fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<LockedWheel>, WheelsError>> {
     let uv = uv()?;
+    let directory = tempfile::tempdir().unwrap();
+    let view = view_of(directory.path(), provided);
+    let base = InheritedBase {
+        view: &view,
+        packages: &[],
+        wheels: provided,
+    };
     let request = WheelRequest {
         requirements: &requirements(lines),
         target: &target("3.12.8", "linux-64"),
         packages: &[],
-        pinned: provided,
+        base: Some(base),
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
@@ -52,6 +65,31 @@ fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<Locked
         }
         result => Some(result),
     }
+}
+
+/// An environment that has the metadata of these wheels, and nothing else.
+fn view_of(directory: &Path, wheels: &[LockedWheel]) -> View {
+    let store = Store::open(directory).unwrap();
+    let workspace = Workspace::create(&store).unwrap();
+    let mut ingest = Ingest::new(&store, &workspace).unwrap();
+    let mut merge = Merge::new();
+    for wheel in wheels {
+        let (name, version) = (wheel.name(), wheel.version());
+        let text = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
+        let stored = ingest.add_bytes(text.as_bytes()).unwrap();
+        let path = format!("lib/python3.12/site-packages/{name}-{version}.dist-info/METADATA");
+        let leaf = Leaf::File {
+            digest: stored.digest,
+            size_bytes: stored.size_bytes,
+            mtime_s: DIRECTORY_MTIME_S,
+            executable: false,
+            placeholder: None,
+        };
+        merge.add(None, &EnvPath::parse(path).unwrap(), leaf);
+    }
+    ingest.publish().unwrap();
+    let tree = merge.write(&store, &workspace, None).unwrap();
+    View::new(&store, Arc::new(store.tree(&tree.digest).unwrap()), Path::new("/")).unwrap()
 }
 
 fn base(file_name: &str) -> LockedWheel {
@@ -148,7 +186,7 @@ fn an_index_that_is_down_is_named() {
         requirements: &requirements(&["--index-url http://127.0.0.1:9/simple", "idna"]),
         target: &target("3.12.8", "linux-64"),
         packages: &[],
-        pinned: &[],
+        base: None,
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
@@ -166,7 +204,7 @@ fn versions_of_an_older_lock_are_kept() {
         requirements: &requirements(&["idna>=3"]),
         target: &target("3.12.8", "linux-64"),
         packages: &[],
-        pinned: &[],
+        base: None,
         preferred: &[base("idna-3.4-py3-none-any.whl")],
         exclude_newer: None,
         is_complete: false,
@@ -197,7 +235,7 @@ fn an_index_that_wants_credentials_says_how_to_give_them() {
         requirements: &requirements(&[&format!("--index-url http://{address}/simple"), "private-package"]),
         target: &target("3.12.8", "linux-64"),
         packages: &[],
-        pinned: &[],
+        base: None,
         preferred: &[],
         exclude_newer: None,
         is_complete: false,

@@ -51,7 +51,7 @@ fn contents(
         requirements: spec.requirements(),
         target: &target,
         packages: &packages,
-        pinned: &[],
+        base: None,
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
