@@ -16,5 +16,6 @@ mod oracle;
 mod parity;
 mod prefix;
 mod reuse;
+mod variants;
 mod with;
 mod writable;

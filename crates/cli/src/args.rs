@@ -54,6 +54,7 @@ pub(crate) enum Command {
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,
+    Variants(commands::variants::VariantsArgs),
     /// Print the version
     Version,
 }

@@ -127,6 +127,7 @@ from_errors!(
     envfs_solver::LockError,
     envfs_solver::NetworkError,
     envfs_solver::PackageError,
+    envfs_solver::ProjectError,
     envfs_solver::ParseExcludeNewerError,
     envfs_solver::PythonError,
     envfs_solver::PythonLockError,

@@ -15,6 +15,7 @@ mod resolve;
 mod sandboxed;
 mod solving;
 mod units;
+mod variants;
 mod with;
 mod writable;
 
@@ -61,6 +62,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Owner(args) => commands::owner::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
+        Command::Variants(args) => commands::variants::execute(context, args),
         Command::Version => commands::version::execute(context),
     }
 }

@@ -159,6 +159,17 @@ pub async fn build(
 
 /// The environment, if it was built before. Only possible where the lock holds every digest.
 fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, BuildError> {
+    match known_signature(store, request)? {
+        Some(signature) => Ok(environment::get(store, &signature)?.map(reused)),
+        None => Ok(None),
+    }
+}
+
+/// The signature of what is asked for; none where the lock does not hold every digest.
+///
+/// # Errors
+/// The packages contradict each other, or the record of a base is damaged.
+pub fn known_signature(store: &Store, request: &BuildRequest) -> Result<Option<Digest>, BuildError> {
     let is_known = |package: &LockedPackage| package.is_complete() && package.sha256().is_some();
     if !request.packages.iter().all(is_known) || request.wheels.iter().any(|wheel| wheel.sha256().is_none()) {
         return Ok(None);
@@ -179,7 +190,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .map(Sha256::from_bytes)
             .collect(),
     )?;
-    Ok(environment::get(store, &signature)?.map(reused))
+    Ok(Some(signature))
 }
 
 fn reused(environment: Environment) -> Built {

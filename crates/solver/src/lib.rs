@@ -3,6 +3,7 @@
 //! The only crate that knows rattler. Everything public here is our own, so that a new version of rattler is a change
 //! in this crate alone. Must not know FUSE, print, or read the environment.
 
+mod agreement;
 mod archive;
 mod build;
 mod bytecode;
@@ -16,6 +17,7 @@ mod link;
 mod lock;
 mod network;
 mod package;
+mod project;
 mod pylock;
 mod pypi;
 mod python;
@@ -30,8 +32,9 @@ mod wheel;
 mod wheel_metadata;
 mod wheels;
 
+pub use agreement::disagreements;
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build};
+pub use build::{BuildError, BuildProgress, BuildRequest, Built, build, known_signature};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
@@ -42,6 +45,7 @@ pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
 pub use package::{LockedPackage, PackageError, link_order};
+pub use project::{Project, ProjectError, Variant};
 pub use pylock::PylockError;
 pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};
 pub use python::{PythonError, PythonTarget};

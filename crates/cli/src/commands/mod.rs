@@ -20,4 +20,5 @@ pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod store;
 pub(crate) mod umount;
+pub(crate) mod variants;
 pub(crate) mod version;
