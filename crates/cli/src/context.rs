@@ -137,7 +137,7 @@ fn xdg(name: &str, default: &str) -> Option<PathBuf> {
         .or_else(|| Some(home()?.join(default)))
 }
 
-fn data_home() -> Option<PathBuf> {
+pub(crate) fn data_home() -> Option<PathBuf> {
     xdg("XDG_DATA_HOME", ".local/share")
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod known;
 mod naming;
 mod output;
+mod plan;
 mod progress;
 mod recipe;
 mod resolve;
@@ -46,11 +47,13 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
         Command::Import(args) => commands::import::execute(context, args),
+        Command::Migrate(args) => commands::migrate::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),
         Command::Commit(args) => commands::commit::execute(context, args),
         Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
+        Command::Kernel(args) => commands::kernel::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),

@@ -40,7 +40,9 @@ pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
-pub use import::{ImportError, ImportRequest, Imported, ImportedPackage, Origin, Outside, PrefixKind, import};
+pub use import::{
+    ImportError, ImportRequest, Imported, ImportedPackage, Origin, Outside, PrefixKind, Requested, import,
+};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};

@@ -12,6 +12,7 @@ mod importer;
 mod own;
 mod prefix;
 mod relocate;
+mod requested;
 mod survey;
 mod venv;
 
@@ -36,6 +37,7 @@ use importer::Importer;
 use survey::Surveyed;
 
 pub use prefix::PrefixKind;
+pub use requested::Requested;
 
 /// What is to be imported, and how.
 #[derive(Clone, Debug)]
@@ -209,7 +211,11 @@ pub async fn import(
         store: store.clone(),
         workspace: Arc::new(Workspace::create(store)?),
     };
-    let (request, found) = blocking(move || Ok((request.clone(), Surveyed::of(&request)?))).await?;
+    let (request, found) = blocking(move || {
+        let found = Surveyed::of(&request.prefix, request.keep_outside)?;
+        Ok((request, found))
+    })
+    .await?;
     let mut fetched = BTreeSet::new();
     let mut written = Written::default();
     if request.fetch {

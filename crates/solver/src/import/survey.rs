@@ -1,6 +1,7 @@
 //! What a prefix consists of: its packages, its distributions, its Python, and what of it leads elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use envfs_store::path::EnvPath;
 use rattler::install::PythonInfo;
@@ -9,7 +10,7 @@ use super::conda::{self, Installed};
 use super::dist::{self, Dist};
 use super::prefix::{FoundKind, Prefix, PrefixKind};
 use super::venv::VenvPython;
-use super::{ImportError, ImportRequest, Outside};
+use super::{ImportError, Outside};
 use crate::link::Site;
 use crate::subdir::Subdir;
 
@@ -25,8 +26,9 @@ pub(super) struct Surveyed {
 }
 
 impl Surveyed {
-    pub(super) fn of(request: &ImportRequest) -> Result<Self, ImportError> {
-        let prefix = Prefix::scan(&request.prefix)?;
+    /// `keep_outside`: what leads out of the prefix is no reason to refuse it.
+    pub(super) fn of(prefix: &Path, keep_outside: bool) -> Result<Self, ImportError> {
+        let prefix = Prefix::scan(prefix)?;
         let packages = conda::packages(&prefix)?;
         let python = match prefix.kind {
             PrefixKind::Venv => Some(VenvPython::of(&prefix)?),
@@ -58,7 +60,7 @@ impl Surveyed {
         let outside = outside(&prefix, &dists, site.as_ref(), |path| {
             owned.contains(path) || replaced.contains(path)
         })?;
-        if !outside.is_empty() && !request.keep_outside {
+        if !outside.is_empty() && !keep_outside {
             return Err(ImportError::Outside {
                 prefix: prefix.root,
                 found: outside,
