@@ -193,6 +193,11 @@ fn measure(directory: &Path) -> Measured {
     };
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        // What may be thrown away at any time is no cost of an environment.
+        if name == "cache" || name.starts_with("index.sqlite") {
+            continue;
+        }
         let metadata = std::fs::symlink_metadata(&path).unwrap();
         if metadata.is_dir() {
             let below = measure(&path);

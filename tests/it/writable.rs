@@ -60,14 +60,7 @@ fn what_is_written_can_be_kept_and_seen_anywhere() {
         let mut command = std::process::Command::new(place.join("bin/python"));
         finish(command.args(arguments).env_remove("PYTHONDONTWRITEBYTECODE")).success()
     };
-    let greeting = [
-        ("greeting.py", "def main():\n    print('hello from', __file__)\n"),
-        (
-            "greeting-1.0.dist-info/entry_points.txt",
-            "[console_scripts]\ngreet = greeting:main\n",
-        ),
-    ];
-    let wheel = pypi::wheel(envfs.path(), "greeting", "1.0", &greeting);
+    let wheel = pypi::greeting(envfs.path());
     python(&["-m", "pip", "install", "--no-index", wheel.to_str().unwrap()]);
     python(&["-m", "pip", "uninstall", "-y", "idna"]);
     let changes = envfs.run(["diff", place.to_str().unwrap()]);
@@ -136,10 +129,20 @@ fn changes_outlive_the_mount_and_belong_to_it() {
     envfs
         .try_run(["mount", "--writable", &other.to_string(), place.to_str().unwrap()])
         .refused(1, &["holds changes of the environment", "commit or discard"]);
+    // What was written can be kept also when it is not mounted.
+    let kept = envfs.run(["commit", place.to_str().unwrap()]);
+    envfs.run([
+        "run",
+        kept.trim(),
+        "--",
+        "sh",
+        "-c",
+        "test -f $CONDA_PREFIX/share/base.db",
+    ]);
+    envfs.run(["discard", place.to_str().unwrap()]);
     envfs
         .try_run(["commit", place.to_str().unwrap()])
         .refused(1, &["is not a writable mount"]);
-    envfs.run(["discard", place.to_str().unwrap()]);
     envfs.run(["mount", "--writable", &other.to_string(), place.to_str().unwrap()]);
     assert!(!place.join("share/base.db").exists());
     envfs.run(["discard", place.to_str().unwrap()]);

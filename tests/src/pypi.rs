@@ -31,6 +31,19 @@ pub fn uv() -> Option<PathBuf> {
     }
 }
 
+/// A wheel with one module and one command, `greet`, that says where the module is.
+#[must_use]
+pub fn greeting(directory: &Path) -> PathBuf {
+    let files = [
+        ("greeting.py", "def main():\n    print('hello from', __file__)\n"),
+        (
+            "greeting-1.0.dist-info/entry_points.txt",
+            "[console_scripts]\ngreet = greeting:main\n",
+        ),
+    ];
+    wheel(directory, "greeting", "1.0", &files)
+}
+
 /// A pure wheel in `directory`; a `METADATA` among its files takes the place of one that says its name.
 ///
 /// # Panics

@@ -55,7 +55,7 @@ pub(crate) fn command(
             .ok_or_else(|| CliError::usage("no command was given"))?;
         (program.clone(), arguments.to_vec())
     } else {
-        let shell = shell(view, prefix, &variables)?;
+        let shell = shell(view, variables.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH)))?;
         let arguments = ["-c", SOURCE_AND_EXEC, "envfs"].into_iter().map(OsString::from);
         let scripts = scripts.into_iter().map(PathBuf::into_os_string);
         (
@@ -238,11 +238,10 @@ fn text_values(path: &str, object: &serde_json::Value) -> Result<BTreeMap<String
 }
 
 /// The shell for scripts, most of which are written for bash: the environment's, the machine's, or else `sh`.
-fn shell(view: &View, prefix: &Path, variables: &Variables) -> Result<OsString, CliError> {
+pub(crate) fn shell(view: &View, path: &OsStr) -> Result<OsString, CliError> {
     if view.tree().find(b"bin/bash")?.is_some() {
-        return Ok(prefix.join("bin/bash").into());
+        return Ok(Path::new(view.prefix()).join("bin/bash").into());
     }
-    let path = variables.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH));
     let is_there = std::env::split_paths(path).any(|directory| directory.join("bash").is_file());
     Ok(if is_there { "bash" } else { "sh" }.into())
 }

@@ -1,7 +1,7 @@
 //! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,8 +9,10 @@ use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
 use envfs_store::Store;
 use serde::Serialize;
 
+use crate::config::{self, Given, Settings};
 use crate::error::CliError;
 use crate::output;
+use crate::surroundings::{cache_home, home, variable, xdg};
 
 /// What holds for every command.
 #[derive(Clone, Debug, Args)]
@@ -18,6 +20,15 @@ pub(crate) struct Global {
     /// The store [default: $XDG_DATA_HOME/envfs/store]
     #[arg(long, global = true, env = "ENVFS_STORE", value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    /// A store to find things in before anything is fetched; it is never written to
+    #[arg(
+        long,
+        global = true,
+        env = "ENVFS_SYSTEM_STORE",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub(crate) system_store: Option<PathBuf>,
     /// Use only what is here: the store, cached indexes and file:// channels
     #[arg(long, global = true)]
     pub(crate) offline: bool,
@@ -39,6 +50,7 @@ pub(crate) struct Context {
     pub(crate) json: bool,
     /// Whether only results and errors are printed.
     pub(crate) quiet: bool,
+    settings: OnceLock<Settings>,
 }
 
 impl Context {
@@ -47,23 +59,44 @@ impl Context {
             json: global.json,
             quiet: global.quiet,
             global,
+            settings: OnceLock::new(),
         }
+    }
+
+    /// What is set, by whomever. Read once.
+    pub(crate) fn settings(&self) -> Result<&Settings, CliError> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let settings = Settings::read(&Given {
+            store: self.global.store.as_ref(),
+            system_store: self.global.system_store.as_ref(),
+            is_offline: self.global.offline,
+        })?;
+        Ok(self.settings.get_or_init(|| settings))
     }
 
     /// Where the store is.
     pub(crate) fn store_path(&self) -> Result<PathBuf, CliError> {
-        if let Some(path) = &self.global.store {
-            return Ok(path.clone());
-        }
-        data_home().map(|data| data.join("envfs/store")).ok_or_else(|| {
+        let store = self.settings()?.store.as_ref();
+        store.map(|store| store.value.clone()).ok_or_else(|| {
             CliError::new("there is no place for the store: neither XDG_DATA_HOME nor HOME is set")
                 .help("say where it is with `--store DIR` or ENVFS_STORE")
         })
     }
 
-    /// The store, made where there is none.
+    /// The store, made where there is none, over that of the system, if one is set.
     pub(crate) fn store(&self) -> Result<Store, CliError> {
-        Ok(Store::open(&self.store_path()?)?)
+        let path = self.store_path()?;
+        Ok(match &self.settings()?.system_store {
+            Some(system) => Store::open_over(&path, &system.value)?,
+            None => Store::open(&path)?,
+        })
+    }
+
+    /// Whether nothing may be connected to.
+    pub(crate) fn is_offline(&self) -> Result<bool, CliError> {
+        Ok(self.settings()?.offline.value)
     }
 
     /// The way to channels: configured by the files that pixi, rattler and conda share.
@@ -72,7 +105,7 @@ impl Context {
             .map_err(|error| CliError::new("the current directory cannot be found").because(error.to_string()))?;
         let cache = cache_home().unwrap_or_else(std::env::temp_dir).join("envfs");
         let mut options = NetworkOptions::new(cache, root);
-        options.is_offline = self.global.offline;
+        options.is_offline = self.is_offline()?;
         options.credential_files = credential_files();
         options.netrc = variable("NETRC")
             .map(PathBuf::from)
@@ -89,7 +122,7 @@ impl Context {
             program: variable("ENVFS_UV").map(PathBuf::from),
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             cache_dir: self.store_path()?.join("cache"),
-            is_offline: self.global.offline,
+            is_offline: self.is_offline()?,
         })?)
     }
 
@@ -112,39 +145,6 @@ impl Context {
     }
 }
 
-/// A variable of the process's environment, if it is set to something.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// The variables by which uv is configured: they decide what it finds.
-pub(crate) fn uv_settings() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-        .filter(|(name, _)| name.starts_with("UV_"))
-        .collect()
-}
-
-fn home() -> Option<PathBuf> {
-    variable("HOME").map(PathBuf::from)
-}
-
-/// A directory of the XDG base directory specification.
-fn xdg(name: &str, default: &str) -> Option<PathBuf> {
-    variable(name)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(home()?.join(default)))
-}
-
-pub(crate) fn data_home() -> Option<PathBuf> {
-    xdg("XDG_DATA_HOME", ".local/share")
-}
-
-fn cache_home() -> Option<PathBuf> {
-    xdg("XDG_CACHE_HOME", ".cache")
-}
-
 /// Where the ecosystem's tools keep credentials, the first to be asked first.
 fn credential_files() -> Vec<PathBuf> {
     let named = variable("RATTLER_AUTH_FILE").map(PathBuf::from);
@@ -161,7 +161,8 @@ fn config_files() -> Vec<PathBuf> {
     files.extend(home().map(|home| home.join(".pixi/config.toml")));
     if let Some(config) = xdg("XDG_CONFIG_HOME", ".config") {
         files.push(config.join("pixi/config.toml"));
-        files.push(config.join("envfs/config.toml"));
     }
+    files.extend(config::user_file());
+    files.extend(config::project_file());
     files
 }

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
-use envfs_solver::{BuildError, ChannelError, ImportError, SolveError, UvError, WheelsError};
+use envfs_fuse::warm::WarmError;
+use envfs_solver::{
+    BuildError, ChannelError, ImportError, LinkScriptError, SolveError, SourceError, UvError, WheelsError,
+};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
@@ -72,6 +75,12 @@ impl CliError {
         &self.message
     }
 
+    /// The error with its causes, to be the cause of another one.
+    pub(crate) fn in_one_line(&self) -> String {
+        let parts = [&self.message].into_iter().chain(&self.causes);
+        parts.map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// Prints the error and says how to exit.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.is_silent {
@@ -134,6 +143,7 @@ from_errors!(
     envfs_solver::RequirementError,
     envfs_solver::SpecError,
     envfs_solver::UnknownSubdir,
+    envfs_store::index::IndexError,
     envfs_solver::VirtualPackageError,
 );
 
@@ -184,6 +194,16 @@ impl From<BackendError> for CliError {
     }
 }
 
+impl From<WarmError> for CliError {
+    fn from(error: WarmError) -> Self {
+        match error {
+            WarmError::Backend(error) => error.into(),
+            WarmError::Store(error) => error.into(),
+            other => Self::of(&other),
+        }
+    }
+}
+
 impl From<RunError> for CliError {
     fn from(error: RunError) -> Self {
         match error {
@@ -208,7 +228,26 @@ impl From<BuildError> for CliError {
         match error {
             BuildError::Store(error) => error.into(),
             BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
-            BuildError::Link(envfs_solver::LinkError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Uv(error)) => error.into(),
+            BuildError::Source(SourceError::Store(error)) => error.into(),
+            BuildError::Source(SourceError::Failed { ref help, ref log, .. }) => Self {
+                help: help.clone(),
+                ..Self::of(&error)
+            }
+            .help(format!("all that it said is in {}", log.display())),
+            BuildError::Link(envfs_solver::LinkError::Store(error))
+            | BuildError::LinkScript(LinkScriptError::Store(error)) => error.into(),
+            BuildError::LinkScript(error) => {
+                let this = Self::of(&error);
+                let this = match error {
+                    LinkScriptError::Failed { output, .. } if output.is_empty() => this.because("it printed nothing"),
+                    LinkScriptError::Failed { output, .. } => this.because(format!("it printed:\n{output}")),
+                    _ => this,
+                };
+                this.help(
+                    "ask for another build of the package, or leave all link scripts out with `--no-link-scripts`",
+                )
+            }
             other => Self::of(&other),
         }
     }

@@ -4,7 +4,7 @@ use envfs_store::environment::Environment;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::recipe::{DEFAULT_MAX_AGE, Recipe};
+use crate::recipe::Recipe;
 use crate::resolve::{self, Reference};
 
 /// The environment that `text` stands for. What was asked before is found without a network, a solve or another process.
@@ -19,7 +19,9 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
 pub(crate) fn ensured(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
     let opened = Recipe::of(arguments)?.open(context)?;
     let store = context.store()?;
-    let kept = opened.kept(&store, DEFAULT_MAX_AGE).filter(|kept| kept.is_fresh);
+    let kept = opened
+        .kept(&store, context.settings()?.max_age.value)
+        .filter(|kept| kept.is_fresh);
     match kept.map(|kept| kept.environment(&store)).transpose()?.flatten() {
         Some(found) => Ok(found),
         None => resolve::ensure_in_child(context, arguments),

@@ -3,18 +3,22 @@
 
 mod activate;
 mod args;
+mod config;
 mod context;
 mod error;
 mod known;
+mod link_scripts;
+mod metadata;
 mod naming;
 mod output;
 mod plan;
 mod progress;
 mod recipe;
 mod resolve;
-#[allow(dead_code, reason = "its users come next")]
+mod sandbox;
 mod sandboxed;
 mod solving;
+mod surroundings;
 mod units;
 mod variants;
 mod with;
@@ -54,15 +58,18 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
         Command::Kernel(args) => commands::kernel::execute(context, args),
+        Command::Warm(args) => commands::warm::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Trace(args) => commands::trace::execute(context, args),
         Command::Name(args) => commands::name::execute(context, args),
         Command::Promote(args) => commands::promote::execute(context, args),
         Command::Rollback(args) => commands::rollback::execute(context, args),
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
         Command::Variants(args) => commands::variants::execute(context, args),

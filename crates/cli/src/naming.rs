@@ -6,9 +6,10 @@ use envfs_store::name::Name;
 use envfs_store::names::{Author, Expected, NameError, Named, Names};
 use serde::Serialize;
 
-use crate::context::{Context, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
+use crate::surroundings::variable;
 
 /// How a name is changed.
 #[derive(Debug, clap::Args)]

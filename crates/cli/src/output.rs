@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -102,25 +101,6 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
-/// Reads a duration as people write it: a number with `s`, `m`, `h` or `d`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let unit_s = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3600,
-        Some('d') => 86_400,
-        _ => 0,
-    };
-    let count = text
-        .get(..text.len().saturating_sub(1))
-        .and_then(|count| count.parse::<u64>().ok());
-    count
-        .filter(|_| unit_s > 0)
-        .and_then(|count| count.checked_mul(unit_s))
-        .map(Duration::from_secs)
-        .ok_or_else(|| "write a number with its unit: 90s, 30m, 12h or 7d".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,24 +111,5 @@ mod tests {
             [0, 1023, 1024, 1536, 5 << 30].map(bytes),
             ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]
         );
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
-        for wrong in [
-            "",
-            "7",
-            "d",
-            "-1h",
-            "1.5h",
-            "7w",
-            "99999999999999999999d",
-            "9999999999999999999d",
-            "1 é",
-        ] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

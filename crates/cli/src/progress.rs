@@ -52,6 +52,10 @@ impl BuildProgress for Bar {
     fn ingested(&self, package: &str) {
         self.fetched.set_message(package.to_owned());
     }
+
+    fn building(&self, source: &str) {
+        self.fetched.set_message(format!("building {source}"));
+    }
 }
 
 impl Drop for Bar {

@@ -4,10 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args as _, FromArgMatches as _};
-use envfs_solver::{BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Question, Subdir, build};
+use envfs_solver::{
+    BuildOptions, BuildRequest, Built, DEFAULT_ENVIRONMENT, Lock, LockedContents, LockedSource, Network, Question,
+    SourceBuilder, Subdir, build,
+};
 use envfs_store::answers::{self, Answer};
 use envfs_store::environment::{self, Environment};
 use envfs_store::name::Name;
@@ -15,12 +19,12 @@ use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::link_scripts;
+use crate::metadata;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
+use crate::sandbox::RunSandbox;
 use crate::solving::{SpecArgs, Wanted, current_subdir, empty};
-
-/// How old an answer may be that is taken without asking again.
-pub(crate) const DEFAULT_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What is to be made, as it is typed.
 #[derive(Debug, Clone, clap::Args)]
@@ -36,6 +40,9 @@ pub(crate) struct Recipe {
     /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
     #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_pyc: bool,
+    /// Do not run the scripts by which packages finish their installation (`bin/.<package>-post-link.sh`)
+    #[arg(long)]
+    no_link_scripts: bool,
     /// Which environment of a lock file that holds several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
@@ -44,9 +51,11 @@ pub(crate) struct Recipe {
 /// A recipe whose files were read, and whose base is there.
 pub(crate) struct Opened {
     subdir: Subdir,
-    bytecode: bool,
+    options: BuildOptions,
     source: Source,
     base: Option<Environment>,
+    /// Whether what would have to be built from source is refused.
+    no_build: bool,
     network: Network,
     /// The digest of what it asks, if that may have been asked before.
     question: Option<Digest>,
@@ -112,9 +121,13 @@ impl Recipe {
         }
         let mut opened = Opened {
             subdir: self.platform.map_or_else(current_subdir, Ok)?,
-            bytecode: !self.no_pyc,
+            options: BuildOptions {
+                bytecode: !self.no_pyc,
+                link_scripts: !self.no_link_scripts,
+            },
             source,
             base,
+            no_build: self.spec.no_build,
             network: context.network()?,
             question: None,
         };
@@ -172,6 +185,12 @@ impl Opened {
 
     /// Solves, if there is something to solve, and builds what is missing. The answer is kept for the next time.
     pub(crate) fn build(&self, context: &Context) -> Result<Built, CliError> {
+        let built = self.solve_and_build(context)?;
+        metadata::ensured(context, &context.store()?, &built.environment, self.path());
+        Ok(built)
+    }
+
+    fn solve_and_build(&self, context: &Context) -> Result<Built, CliError> {
         let (contents, lock) = match &self.source {
             Source::Environment(found) => return Ok(found_built((**found).clone())),
             Source::Lock {
@@ -197,9 +216,11 @@ impl Opened {
         };
         let is_exact = contents.packages.iter().all(|package| package.sha256().is_some())
             && contents.wheels.iter().all(|wheel| wheel.sha256().is_some());
+        // A directory is another one tomorrow, under the same name.
+        let is_lasting = !contents.sources.iter().any(LockedSource::is_directory);
         let built = self.build_contents(context, contents)?;
         // Without a digest another file may be there the next time.
-        if let Some(question) = self.question.filter(|_| is_exact || lock.is_some()) {
+        if let Some(question) = self.question.filter(|_| is_lasting && (is_exact || lock.is_some())) {
             let answer = Answer::new(built.environment.signature, lock, self.path().map(Path::to_owned));
             if let Err(error) = answer.keep(&context.store()?, &question) {
                 tracing::debug!("the answer cannot be kept for the next time: {error}");
@@ -210,20 +231,29 @@ impl Opened {
 
     /// Builds what is missing of a kept answer; solves nothing.
     pub(crate) fn build_kept(&self, context: &Context, kept: &Kept) -> Result<Option<Built>, CliError> {
-        if let Some(found) = kept.environment(&context.store()?)? {
-            return Ok(Some(found_built(found)));
-        }
-        let Some(text) = &kept.answer.lock else { return Ok(None) };
-        let lock = Lock::parse(text, Path::new("pixi.lock"))?;
-        let contents = resolve::contents_of(&lock, None, self.subdir)?;
-        self.build_contents(context, contents).map(Some)
+        let store = context.store()?;
+        let built = match (kept.environment(&store)?, &kept.answer.lock) {
+            (Some(found), _) => found_built(found),
+            (None, None) => return Ok(None),
+            (None, Some(text)) => {
+                let lock = Lock::parse(text, Path::new("pixi.lock"))?;
+                self.build_contents(context, resolve::contents_of(&lock, None, self.subdir)?)?
+            }
+        };
+        metadata::ensured(context, &store, &built.environment, self.path());
+        Ok(Some(built))
     }
 
     fn build_contents(&self, context: &Context, contents: LockedContents) -> Result<Built, CliError> {
         let request = BuildRequest {
             packages: contents.packages,
             wheels: contents.wheels,
-            bytecode: self.bytecode,
+            sources: contents.sources,
+            bytecode: self.options.bytecode,
+            link_scripts: self
+                .options
+                .link_scripts
+                .then(|| Arc::new(link_scripts::Sandboxed) as _),
             subdir: self.subdir,
             variables: match &self.source {
                 Source::Spec { wanted, .. } => wanted.variables(),
@@ -233,7 +263,15 @@ impl Opened {
         };
         let bar = Bar::new(context.quiet || context.json);
         let store = context.store()?;
-        Ok(context.block_on(build(&store, &self.network, request, &bar))??)
+        if request.sources.is_empty() || self.no_build {
+            return Ok(context.block_on(build(&store, &self.network, request, None, &bar))??);
+        }
+        let (uv, sandbox) = (context.uv()?, RunSandbox::new(context)?);
+        let builder = SourceBuilder {
+            uv: &uv,
+            sandbox: &sandbox,
+        };
+        Ok(context.block_on(build(&store, &self.network, request, Some(&builder), &bar))??)
     }
 
     fn question(&self) -> Result<Option<Digest>, CliError> {
@@ -246,9 +284,9 @@ impl Opened {
                 environment,
                 self.subdir,
                 base,
-                self.bytecode,
+                self.options,
             )),
-            Source::Spec { args, wanted } => args.question(&self.network, wanted, self.subdir, self.bytecode)?,
+            Source::Spec { args, wanted } => args.question(&self.network, wanted, self.subdir, self.options)?,
         };
         Ok(question.map(|question| Digest::of(question.text().as_bytes())))
     }
@@ -264,9 +302,10 @@ impl Opened {
 }
 
 impl Kept {
-    /// The environment that the answer names, if it is still there.
+    /// The environment that the answer names, if it is still there: of a system store its tree may be gone.
     pub(crate) fn environment(&self, store: &Store) -> Result<Option<Environment>, CliError> {
-        Ok(environment::get(store, &self.answer.signature)?)
+        let found = environment::get(store, &self.answer.signature)?;
+        Ok(found.filter(|environment| store.tree(&environment.tree).is_ok()))
     }
 
     /// When it was solved, in seconds since 1970-01-01 UTC.
@@ -282,7 +321,9 @@ fn found_built(environment: Environment) -> Built {
         new_packages: 0,
         written: envfs_store::ingest::Written::default(),
         clashes: Vec::new(),
-        link_scripts: Vec::new(),
+        script_outputs: Vec::new(),
+        bound: Vec::new(),
+        skipped_scripts: Vec::new(),
     }
 }
 

@@ -131,6 +131,7 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
         subdir,
         packages: lock.packages(name, subdir)?,
         wheels: lock.wheels(name, subdir)?,
+        sources: lock.sources(name, subdir)?,
     })
 }
 
@@ -139,7 +140,10 @@ pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
-    if context.global.offline {
+    if let Some(system) = &context.settings()?.system_store {
+        command.arg("--system-store").arg(&system.value);
+    }
+    if context.is_offline()? {
         command.arg("--offline");
     }
     if context.quiet {

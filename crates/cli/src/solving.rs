@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    ExcludeNewer, InheritedBase, LockedContents, LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget,
-    Question, QuestionContext, Requirements, Selection, SolveRequest, Spec, Subdir, VirtualPackages, WheelRequest,
-    resolve_wheels, solve,
+    BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage,
+    LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, Requirements, Selection,
+    SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError, build_host, resolve_wheels,
+    solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::view::View;
 
-use crate::context::{Context, uv_settings, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::progress::Bar;
 use crate::resolve;
+use crate::sandbox::RunSandbox;
+use crate::surroundings::{uv_settings, variable};
 
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -46,6 +49,9 @@ pub(crate) struct SpecArgs {
     /// Leave out packages that are newer than this date or age (2026-01-31, 7d)
     #[arg(long, value_name = "DATE")]
     pub(crate) exclude_newer: Option<String>,
+    /// Refuse what would have to be built from source
+    #[arg(long, env = "ENVFS_NO_BUILD", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) no_build: bool,
     /// Take a package from any channel that has it, not only from the first
     #[arg(long)]
     pub(crate) no_channel_priority: bool,
@@ -121,7 +127,7 @@ impl SpecArgs {
             spec.set_base(base);
         }
         // What nobody could resolve is said before anything is fetched for it.
-        spec.requirements().check()?;
+        spec.requirements().check(!self.no_build)?;
         let base = spec
             .base()
             .map(|base| resolve::environment(context, base))
@@ -141,7 +147,7 @@ impl SpecArgs {
         network: &Network,
         wanted: &Wanted,
         subdir: Subdir,
-        bytecode: bool,
+        options: BuildOptions,
     ) -> Result<Option<Question>, CliError> {
         let nothing = empty(subdir);
         let request = self.request(wanted, subdir, &nothing, &nothing)?;
@@ -155,7 +161,7 @@ impl SpecArgs {
                 .is_some()
                 .then_some(wanted.python_lock_text.as_bytes()),
             settings: &uv_settings(),
-            bytecode,
+            options,
         };
         Ok(Question::of_spec(network, &request, &question)?)
     }
@@ -184,18 +190,29 @@ impl SpecArgs {
         let solution = solution?;
         let channels = solution.channels().to_vec();
         let packages = solution.into_packages();
-        let wheels = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
-            contents.wheels
+        let found = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
+            Distributions {
+                wheels: contents.wheels,
+                sources: Vec::new(),
+            }
         } else {
-            let target = PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?;
-            self.wheels(context, wanted, &target, &packages, pinned.as_ref(), &preferred.wheels)?
+            let asking = Asking {
+                context,
+                wanted,
+                target: &PythonTarget::of_packages(&packages, subdir, &request.virtual_packages)?,
+                packages: &packages,
+                pinned: pinned.as_ref(),
+                preferred: &preferred.wheels,
+            };
+            self.distributions(network, &asking).await?
         };
         Ok(Solved {
             channels,
             contents: LockedContents {
                 subdir,
                 packages,
-                wheels,
+                wheels: found.wheels,
+                sources: found.sources,
             },
         })
     }
@@ -228,45 +245,95 @@ impl SpecArgs {
     }
 
     /// What is asked for from PyPI, for one Python.
-    fn wheels(
-        &self,
-        context: &Context,
-        wanted: &Wanted,
-        target: &PythonTarget,
-        packages: &[LockedPackage],
-        pinned: Option<&Pinned>,
-        preferred: &[LockedWheel],
-    ) -> Result<Vec<LockedWheel>, CliError> {
-        let resolve = |requirements: &Requirements, is_complete: bool| -> Result<_, CliError> {
-            let store = context.store()?;
-            let bar = Bar::waiting(context.quiet, "resolving packages from PyPI");
-            let request = WheelRequest {
-                requirements,
-                target,
-                packages,
-                base: pinned.map(Pinned::as_base),
-                preferred,
-                exclude_newer: self.exclude_newer()?,
-                is_complete,
-                store: Some(&store),
-            };
-            let wheels = context.uv().and_then(|uv| Ok(resolve_wheels(&uv, &request)?));
-            bar.finish_and_clear();
-            wheels
-        };
-        match &wanted.python_lock {
-            None => resolve(wanted.spec.requirements(), false),
-            Some(lock) => match lock.select(target, &wanted.parts)? {
-                Selection::Pins(pins) => resolve(&pins, true),
-                Selection::Wheels(mut wheels) => {
-                    let pinned = pinned.map_or(&[][..], |pinned| &pinned.contents.wheels);
-                    wheels.retain(|wheel| !pinned.iter().any(|pinned| pinned.name() == wheel.name()));
-                    wheels.extend_from_slice(pinned);
-                    Ok(wheels)
+    async fn distributions(&self, network: &Network, asking: &Asking<'_>) -> Result<Distributions, CliError> {
+        let found = match &asking.wanted.python_lock {
+            None => {
+                self.resolve(network, asking, asking.wanted.spec.requirements(), false)
+                    .await?
+            }
+            Some(lock) => match lock.select(asking.target, &asking.wanted.parts)? {
+                Selection::Pins(pins) => self.resolve(network, asking, &pins, true).await?,
+                Selection::Exact(mut found) => {
+                    let pinned = asking.pinned.map_or(&[][..], |pinned| &pinned.contents.wheels);
+                    let is_pinned = |name: &str| pinned.iter().any(|pinned| pinned.name() == name);
+                    found.wheels.retain(|wheel| !is_pinned(wheel.name()));
+                    found.sources.retain(|source| !is_pinned(source.name()));
+                    found.wheels.extend_from_slice(pinned);
+                    found
                 }
             },
+        };
+        if self.no_build {
+            SourceError::refuse(&found.sources).map_err(envfs_solver::BuildError::from)?;
         }
+        Ok(found)
     }
+
+    /// Looks for wheels, and only where they do not do for sources: finding out what those need may take an environment.
+    async fn resolve(
+        &self,
+        network: &Network,
+        asking: &Asking<'_>,
+        requirements: &Requirements,
+        is_complete: bool,
+    ) -> Result<Distributions, CliError> {
+        let uv = asking.context.uv()?;
+        let store = asking.context.store()?;
+        let exclude_newer = self.exclude_newer()?;
+        let resolve = |builds: Builds<'_>| -> Result<Distributions, WheelsError> {
+            let bar = Bar::waiting(asking.context.quiet, "resolving packages from PyPI");
+            let request = WheelRequest {
+                requirements,
+                target: asking.target,
+                packages: asking.packages,
+                base: asking.pinned.map(Pinned::as_base),
+                preferred: asking.preferred,
+                exclude_newer,
+                is_complete,
+                builds,
+                store: Some(&store),
+            };
+            let found = resolve_wheels(&uv, &request);
+            bar.finish_and_clear();
+            found
+        };
+        match resolve(Builds::No) {
+            Err(error) if error.is_for_want_of_builds() && !self.no_build => {}
+            found => return Ok(found?),
+        }
+        // What a package needs depends on the version of Python, and not on who built that.
+        if let Some(python) = uv.python_like(asking.target) {
+            return Ok(resolve(Builds::By(&python))?);
+        }
+        let subdir = asking.target.subdir();
+        if Subdir::current() != Some(subdir) {
+            return Ok(resolve(Builds::Anywhere)?);
+        }
+        let host = BuildRequest {
+            packages: asking.packages.to_vec(),
+            wheels: Vec::new(),
+            sources: Vec::new(),
+            subdir,
+            variables: BTreeMap::new(),
+            bytecode: false,
+            link_scripts: None,
+            base: asking.wanted.base.clone(),
+        };
+        let bar = Bar::new(asking.context.quiet || asking.context.json);
+        let host = build_host(&store, network, &host, &bar).await?;
+        drop(bar);
+        Ok(resolve(Builds::In(&RunSandbox::new(asking.context)?, &host))?)
+    }
+}
+
+/// What is asked for from PyPI, and against what.
+struct Asking<'a> {
+    context: &'a Context,
+    wanted: &'a Wanted,
+    target: &'a PythonTarget,
+    packages: &'a [LockedPackage],
+    pinned: Option<&'a Pinned>,
+    preferred: &'a [LockedWheel],
 }
 
 /// A base with what is in it.
@@ -314,6 +381,7 @@ pub(crate) fn empty(subdir: Subdir) -> LockedContents {
         subdir,
         packages: Vec::new(),
         wheels: Vec::new(),
+        sources: Vec::new(),
     }
 }
 

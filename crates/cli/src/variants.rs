@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use envfs_solver::{
     BuildRequest, DEFAULT_ENVIRONMENT, Lock, LockedContents, Network, Project, Subdir, Variant, complete_wheels,
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::link_scripts;
 use crate::resolve;
 use crate::solving::{SpecArgs, current_subdir, empty};
 
@@ -82,10 +84,13 @@ pub(crate) fn list(context: &Context, lock: &Lock, platform: Option<Subdir>) -> 
                 continue;
             }
             let contents = resolve::contents_of(lock, Some(name), subdir)?;
-            let packages = contents.packages.len() + contents.wheels.len();
+            let packages = contents.len();
+            let has_sources = !contents.sources.is_empty();
             let request = BuildRequest {
                 packages: contents.packages,
                 wheels: contents.wheels,
+                sources: Vec::new(),
+                link_scripts: Some(Arc::new(link_scripts::Sandboxed)),
                 subdir,
                 variables: BTreeMap::new(),
                 bytecode: true,
@@ -95,7 +100,11 @@ pub(crate) fn list(context: &Context, lock: &Lock, platform: Option<Subdir>) -> 
                 name: name.to_owned(),
                 platform: subdir.to_string(),
                 packages,
-                signature: known_signature(&store, &request)?.map(|signature| signature.to_string()),
+                signature: match has_sources {
+                    // What they become is known when they are built.
+                    true => None,
+                    false => known_signature(&store, &request)?.map(|signature| signature.to_string()),
+                },
             });
         }
     }

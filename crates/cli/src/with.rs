@@ -27,7 +27,7 @@ impl WithArgs {
     pub(crate) fn environment(&self, context: &Context, text: &str) -> Result<Environment, CliError> {
         let mut asked = Requirements::default();
         asked.add(&self.requirements, &std::env::current_dir()?)?;
-        asked.check()?;
+        asked.check(true)?;
         let below = known::environment(context, text)?;
         if asked.is_empty() {
             return Ok(below);

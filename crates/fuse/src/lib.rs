@@ -15,11 +15,13 @@
 //! | [`kernel`] | without a server: an image of the names, and overlayfs |
 //! | [`link`] | without a mount: a directory of links and copies |
 //! | `namespace`, `private` | a private view of the file systems for one command |
+//! | `residency` | what is in memory, and bringing it there |
 //! | `process`, `keep` | the process that goes on while something is mounted |
 //! | [`server`], `readers`, `keeper`, `memory` | the process that answers, and the one that starts another if that one dies |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
 //! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
+//! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
 //! | [`status`] | which environments are mounted |
 
 mod adapter;
@@ -49,6 +51,7 @@ mod private;
 mod process;
 mod protocol;
 mod readers;
+mod residency;
 pub mod run;
 pub mod sandbox;
 pub mod server;
@@ -56,6 +59,7 @@ pub mod service;
 pub mod status;
 mod supervise;
 pub mod unmount;
+pub mod warm;
 pub mod writable;
 
 pub use boot::BootError;

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use envfs_store::cache::Cache;
 
 use crate::backend::{self, Backend, Choice};
-use crate::kernel::{self, Attributes, KernelError, Refused, detached};
+use crate::kernel::detached::{self, ContentLayer};
+use crate::kernel::{self, Attributes, KernelError, Refused};
 use crate::mount::{self, MountOptions};
 use crate::mountinfo;
 use crate::namespace::{self, NamespaceError};
@@ -42,7 +43,10 @@ impl Way {
             return Ok(Self::Fuse);
         }
         match kernel::mount(service) {
-            Ok(overlay) => return Ok(Self::Kernel(overlay)),
+            Ok(overlay) => {
+                kernel::accompany(service, &overlay);
+                return Ok(Self::Kernel(overlay));
+            }
             Err(KernelError::NotRoot) => {}
             // As root in a container: it may be allowed what a user is.
             Err(error) => backend::pass_over(Backend::Kernel, &error),
@@ -113,12 +117,14 @@ impl Way {
             let _ = nix::sys::stat::fstat(names);
         }
         let stacked = match (self, &entered.names) {
-            (Self::Names { copies }, Some(names)) => Some(detached::overlay(
-                &mountinfo::source(&service.signature),
-                names.as_fd(),
-                &copies.content_directories(),
-                Attributes::User,
-            )?),
+            (Self::Names { copies }, Some(names)) => {
+                let source = mountinfo::source(&service.signature);
+                let patched = copies.patched_directory(&service.view);
+                let directories = copies.content_directories();
+                let directories = directories.iter().chain([&patched]);
+                let layers: Vec<_> = directories.map(|path| ContentLayer::Directory(path)).collect();
+                Some(detached::overlay(&source, names.as_fd(), &layers, Attributes::User)?)
+            }
             _ => None,
         };
         let lower = match self {

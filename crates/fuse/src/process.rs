@@ -124,31 +124,22 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
-/// For a process that stays and allocates little: one heap for all threads, and what is free at its end goes back.
+/// For a process that stays and allocates little: one heap for all threads, and what is free at its end goes back. Gives
+/// back at once what this process was given by the one that forked it.
 pub(crate) fn keep_heap_small() {
     #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "mallopt has no safe form")]
-    // SAFETY: it sets numbers of the allocator, before there are threads.
+    #[expect(unsafe_code, reason = "mallopt and malloc_trim have no safe form")]
+    // SAFETY: they set numbers of the allocator before there are threads, and give back what nobody owns.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_TRIM_BYTES);
-    }
-    trim_heap();
-}
-
-/// How much may be free at the end of the heap.
-#[cfg(target_env = "gnu")]
-const HEAP_TRIM_BYTES: i32 = 64 * 1024;
-
-/// Gives free memory back to the system.
-pub(crate) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "malloc_trim has no safe form")]
-    // SAFETY: the allocator gives back only what nobody owns.
-    unsafe {
         libc::malloc_trim(0);
     }
 }
+
+/// How much may be free at the end of the heap: more than a file that comes and goes, or each would move the end twice.
+#[cfg(target_env = "gnu")]
+const HEAP_TRIM_BYTES: i32 = 256 * 1024;
 
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
 pub(crate) fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
@@ -244,4 +235,13 @@ pub(crate) fn restore_signals(mask: &SigSet) {
     // SAFETY: the default action runs no code of this process.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let _ = mask.thread_set_mask();
+}
+
+/// How many bytes of memory a process takes that are in use now (proc_pid_statm(5)); none if it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let page_bytes = page_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
+    pages.map_or(0, |pages| pages.saturating_mul(page_bytes))
 }

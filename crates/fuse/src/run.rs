@@ -424,15 +424,21 @@ fn refusal(last_words: &[u8], command: &Command) -> Option<RunError> {
     let (mark, rest) = last_words.split_first()?;
     let errno = <[u8; 4]>::try_from(rest).map(|bytes| Errno::from_raw(i32::from_ne_bytes(bytes)));
     Some(match (mark, errno) {
-        (b'!', Ok(Errno::ENOENT)) => RunError::NotFound {
-            program: command.program.clone(),
-        },
-        (b'!', Ok(errno)) => RunError::NotExecutable {
-            program: command.program.clone(),
-            source: errno.into(),
-        },
+        (b'!', Ok(errno)) => refused(errno, command),
         _ => RunError::Private(String::from_utf8_lossy(rest).into_owned()),
     })
+}
+
+/// Why a process cannot become `command`.
+pub(crate) fn refused(errno: Errno, command: &Command) -> RunError {
+    let program = command.program.clone();
+    match errno {
+        Errno::ENOENT => RunError::NotFound { program },
+        errno => RunError::NotExecutable {
+            program,
+            source: errno.into(),
+        },
+    }
 }
 
 /// Ends the child, which without a word to go does not become the command.

@@ -96,13 +96,15 @@ pub struct InUse {
 /// All environments of `store` that are in use: by whom holds a lease, and by mounts that the kernel serves, which hold
 /// none. Those are looked for in the mount namespaces of all processes that this one may look at: root sees all of this
 /// machine, except where `/proc` hides them; an ordinary user need not see any, because its own runs hold leases. What is
-/// mounted on other machines that share the store is not seen. Sorted.
+/// mounted on other machines that share the store is seen by its leases. What a server of another store serves counts too,
+/// where this one has the environment, because that store may stand on it. Sorted.
 ///
 /// # Errors
 /// When the leases or the mounts cannot be read.
 pub fn in_use(store: &Store) -> Result<Vec<InUse>, envfs_store::Error> {
     let mut found: Vec<_> = lease::list(store)?
         .into_iter()
+        .chain(lease::list_foreign(store)?)
         .map(|lease| InUse {
             signature_digits: digits(&lease.signature),
             mount_point: lease.mount_point,
@@ -110,7 +112,14 @@ pub fn in_use(store: &Store) -> Result<Vec<InUse>, envfs_store::Error> {
         .collect();
     let objects = objects_of(store);
     for mounts in mountinfo::read_all_namespaces().map_err(unreadable)? {
-        let ours = mounts.into_iter().filter(|mount| mount.may_take_content_from(&objects));
+        // What is served by another store that stands on this one holds its leases there: only the signature tells.
+        let is_served = |mount: &MountEntry| {
+            let digits = mount.signature_digits().filter(|_| !mount.is_kernel());
+            digits.is_some_and(|digits| environment::find(store, digits).is_ok())
+        };
+        let ours = mounts
+            .into_iter()
+            .filter(|mount| mount.may_take_content_from(&objects) || is_served(mount));
         found.extend(ours.filter_map(|mount| {
             Some(InUse {
                 signature_digits: mount.signature_digits()?.to_owned(),

@@ -29,7 +29,6 @@ use envfs_store::lease::{self, LeaseKind};
 use envfs_store::tree::Tree;
 use envfs_store::view::View;
 use envfs_store::{Digest, Store};
-use nix::errno::Errno;
 
 /// The user that plays the ordinary one when the tests are run by root: `nobody` of Debian.
 const ORDINARY_UID: u32 = 65534;
@@ -172,14 +171,6 @@ impl Sandbox {
         };
         let service = self.service(prefix, LeaseKind::Run);
         run::run(&service, &self.options(), place, Some(self.backend), &command)
-    }
-
-    /// What opening or reading a file gives whose bytes are lost. Overlayfs does not find them; a server says why.
-    pub(crate) fn lost_errno(&self) -> Errno {
-        match self.backend {
-            Backend::Kernel if nix::unistd::geteuid().is_root() => Errno::ENOENT,
-            _ => Errno::EIO,
-        }
     }
 
     /// What `envfs ps` would show of this store.

@@ -4,6 +4,8 @@
 
 mod base;
 mod bring;
+mod scripts;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,17 +21,23 @@ use envfs_store::{Digest, Store};
 use tokio::task;
 
 use crate::archive::ArchiveError;
+use crate::builder::{SourceBuilder, SourceError};
 use crate::bytecode::{self, Bytecode, BytecodeError};
 use crate::fetch::FetchError;
 use crate::link::{self, LinkError, Linkage};
 use crate::network::Network;
+use crate::options::BuildOptions;
 use crate::package::{LockedPackage, PackageError, link_order};
 use crate::pypi::{LockedWheel, wheel_order};
+use crate::source::LockedSource;
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 use base::OpenBase;
 use bring::bring_all;
 pub(crate) use bring::{Archive, Brought, Destination, bring_each};
+pub use sources::build_host;
+
+pub use scripts::{LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite, ScriptsRun};
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -38,12 +46,16 @@ pub struct BuildRequest {
     pub packages: Vec<LockedPackage>,
     /// The wheels, in any order. They are for the Python among the packages.
     pub wheels: Vec<LockedWheel>,
+    /// What has to be built to become wheels.
+    pub sources: Vec<LockedSource>,
     /// The platform.
     pub subdir: Subdir,
     /// Environment variables that activation sets.
     pub variables: BTreeMap<String, String>,
     /// Whether modules of noarch packages and wheels are compiled, by the Python among the packages.
     pub bytecode: bool,
+    /// Who runs the packages' link scripts; nobody, if they are to be left out.
+    pub link_scripts: Option<Arc<dyn LinkScripts>>,
     /// The environment to inherit from: all its packages must be among `packages` and `wheels`.
     pub base: Option<Environment>,
 }
@@ -61,8 +73,12 @@ pub struct Built {
     pub written: Written,
     /// Paths that more than one package brings.
     pub clashes: Vec<Clash>,
+    /// What link scripts said that were run now.
+    pub script_outputs: Vec<ScriptOutput>,
+    /// Files that link scripts wrote and that are right only where private runs see the environment.
+    pub bound: Vec<String>,
     /// Link scripts that were not run, by their paths in the environment.
-    pub link_scripts: Vec<String>,
+    pub skipped_scripts: Vec<String>,
 }
 
 /// Told how a build goes on, from several threads.
@@ -73,6 +89,8 @@ pub trait BuildProgress: Send + Sync {
     fn fetched(&self, bytes: i64);
     /// A package is in the store.
     fn ingested(&self, package: &str);
+    /// A package is being built from source.
+    fn building(&self, _package: &str) {}
 }
 
 /// Why nothing was built.
@@ -94,6 +112,12 @@ pub enum BuildError {
     /// The packages cannot be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Something cannot be built from source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A link script fails.
+    #[error(transparent)]
+    LinkScript(#[from] LinkScriptError),
     /// Modules cannot be compiled.
     #[error(transparent)]
     Bytecode(#[from] BytecodeError),
@@ -113,18 +137,23 @@ pub enum BuildError {
     Worker(String),
 }
 
-/// Builds what `request` asks for, or finds it built.
+/// Builds what `request` asks for, or finds it built. Without a builder nothing is built from source. The future must run on
+/// a tokio of several threads.
 ///
 /// # Errors
-/// When an archive cannot be fetched or is refused, packages contradict each other, or the store cannot be written. What
+/// When an archive cannot be fetched or is refused, something cannot be built from source, packages contradict each other, or the store cannot be written. What
 /// was ingested before stays, and the next build goes on from there.
 pub async fn build(
     store: &Store,
     network: &Network,
-    request: BuildRequest,
+    mut request: BuildRequest,
+    builder: Option<&SourceBuilder<'_>>,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
     let _shared = store.share()?;
+    let made = sources::wheels(store, network, &request, builder, progress).await?;
+    request.wheels.extend(made);
+    request.sources.clear();
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }
@@ -200,7 +229,9 @@ fn reused(environment: Environment) -> Built {
         new_packages: 0,
         written: Written::default(),
         clashes: Vec::new(),
-        link_scripts: Vec::new(),
+        script_outputs: Vec::new(),
+        bound: Vec::new(),
+        skipped_scripts: Vec::new(),
     }
 }
 
@@ -222,13 +253,14 @@ fn identity(
             return Ok(base.signature);
         }
     }
+    let options = BuildOptions {
+        bytecode: request.bytecode,
+        link_scripts: request.link_scripts.is_some(),
+    };
     let identity = Identity {
         environment,
         subdir: request.subdir.to_string(),
-        options: match request.bytecode {
-            true => BTreeMap::new(),
-            false => BTreeMap::from([("pyc".to_owned(), "off".to_owned())]),
-        },
+        options: options.off().map(|name| (name.to_owned(), "off".to_owned())).collect(),
         variables: request.variables.clone(),
         archives,
         wheels,
@@ -338,6 +370,10 @@ pub(crate) fn finish(
         .as_ref()
         .map(|base| OpenBase::open(store, base, &described))
         .transpose()?;
+    let inherited = match (&request.link_scripts, &request.base) {
+        (Some(_), Some(base)) => scripts::layers_of(store, base)?,
+        _ => Vec::new(),
+    };
     let linkage = Linkage {
         packages: &contents.packages,
         wheels: &contents.wheels,
@@ -345,17 +381,32 @@ pub(crate) fn finish(
         subdir: request.subdir,
         variables: &request.variables,
         base: base.as_ref().map(OpenBase::as_base),
+        // What was changed later in a base that was written to is in its tree, and counts.
+        changes: match &base {
+            Some(base) if base.is_changed => &[],
+            _ => &inherited,
+        },
     };
     let linked = link::link(store, workspace, &linkage)?;
     written += linked.written;
+    let site = ScriptSite {
+        store,
+        workspace,
+        signature,
+        tree: linked.tree.digest,
+        variables: &request.variables,
+    };
+    let settled = scripts::settle(&site, request, &contents.packages, &inherited)?;
+    written += settled.written;
     written.inodes += 1; // the record itself
-    let mut environment = Environment::new(signature, request.subdir.to_string(), linked.tree.digest);
+    let mut environment = Environment::new(signature, request.subdir.to_string(), settled.tree);
     environment.base = base.as_ref().map(|base| base.environment.signature);
     described.retain(|package| {
         base.as_ref()
             .is_none_or(|base| !base.archives.contains(&package.sha256))
     });
     environment.packages = described;
+    environment.link_scripts = settled.layer;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
     environment.publish(store, workspace)?;
@@ -365,7 +416,14 @@ pub(crate) fn finish(
         new_packages,
         written,
         clashes: linked.clashes,
-        link_scripts: linked.link_scripts,
+        script_outputs: settled.outputs,
+        bound: settled.bound,
+        skipped_scripts: linked
+            .link_scripts
+            .into_iter()
+            .filter(|script| request.link_scripts.is_none() || script.is_always_skipped())
+            .map(|script| script.path)
+            .collect(),
     })
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::network::Network;
+use crate::options::BuildOptions;
 use crate::requirements::{Kind, Parts, Requirement};
 use crate::solve::{self, ChannelPriority, ExcludeNewer, SolveError, SolveRequest};
 use crate::subdir::Subdir;
@@ -30,8 +31,8 @@ pub struct QuestionContext<'a> {
     pub python_lock: Option<&'a [u8]>,
     /// Settings of uv, by name.
     pub settings: &'a BTreeMap<String, String>,
-    /// Whether modules are compiled.
-    pub bytecode: bool,
+    /// What is left out.
+    pub options: BuildOptions,
 }
 
 /// A question that may have been asked before.
@@ -96,7 +97,7 @@ impl Question {
 
     /// The question of a lock file, which has one answer for ever.
     #[must_use]
-    pub fn of_lock(bytes: &[u8], environment: &str, subdir: Subdir, base: Option<&str>, bytecode: bool) -> Self {
+    pub fn of_lock(bytes: &[u8], environment: &str, subdir: Subdir, base: Option<&str>, options: BuildOptions) -> Self {
         let mut this = Self::new(subdir);
         this.line("lock", &hex::encode(Sha256::digest(bytes)));
         this.line("environment", &quoted(environment));
@@ -106,7 +107,7 @@ impl Question {
             parts: &Parts::default(),
             python_lock: None,
             settings: &BTreeMap::new(),
-            bytecode,
+            options,
         };
         this.result(&context, &BTreeMap::new());
         this
@@ -131,8 +132,8 @@ impl Question {
         if let Some(base) = context.base {
             self.line("base", base);
         }
-        if !context.bytecode {
-            self.line("option", "pyc off");
+        for name in context.options.off() {
+            self.line("option", &format!("{name} off"));
         }
         for (name, value) in variables {
             self.line("variable", &format!("{name} {}", quoted(value)));
@@ -205,7 +206,7 @@ mod tests {
             parts: &parts,
             python_lock: None,
             settings: &settings,
-            bytecode: true,
+            options: BuildOptions::default(),
         };
         change(&mut context);
         Question::of_spec(&network, &request, &context).unwrap()
@@ -243,11 +244,12 @@ mod tests {
             seen.push(asked(&yml));
         }
         seen.extend(ask(SPEC, |context| context.base = Some("3fb1c2d4")));
-        seen.extend(ask(SPEC, |context| context.bytecode = false));
+        seen.extend(ask(SPEC, |context| context.options.bytecode = false));
+        seen.extend(ask(SPEC, |context| context.options.link_scripts = false));
         seen.extend(ask(SPEC, |context| context.exclude_newer = Some("2026-01-31")));
         seen.extend(ask(SPEC, |context| context.exclude_newer = Some("7d")));
         seen.extend(ask(SPEC, |context| context.python_lock = Some(b"x")));
-        assert_eq!(seen.len(), 13);
+        assert_eq!(seen.len(), 14);
         for (index, question) in seen.iter().enumerate() {
             assert!(!seen[..index].contains(question), "{}", question.text());
         }
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn of_a_lock_the_bytes_count() {
         let subdir = "linux-64".parse().unwrap();
-        let lock = |bytes: &[u8], base| Question::of_lock(bytes, "default", subdir, base, true);
+        let lock = |bytes: &[u8], base| Question::of_lock(bytes, "default", subdir, base, BuildOptions::default());
         assert_eq!(lock(b"a", None), lock(b"a", None));
         assert_ne!(lock(b"a", None), lock(b"b", None));
         assert_ne!(lock(b"a", None), lock(b"a", Some("3fb1c2d4")));

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use crate::lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockedContents};
 use crate::package::LockedPackage;
 use crate::pypi::{LockedWheel, normalized_name};
+use crate::source::{LockedSource, SourcePlace};
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -73,12 +74,21 @@ const FORMATS: [(&str, ExportFormat); 6] = [
 ];
 
 impl ExportFormat {
-    /// The packages that the format cannot hold: how many of conda, how many wheels.
+    /// The packages that the format cannot hold: how many of conda, how many from PyPI.
     #[must_use]
     pub fn left_out(self, contents: &LockedContents) -> (usize, usize) {
         match self {
-            Self::Environment | Self::CondaLock | Self::Pixi => (0, 0),
-            Self::Explicit => (0, contents.wheels.len()),
+            Self::Environment | Self::Pixi => (0, 0),
+            Self::CondaLock => {
+                let is_held = |source: &&LockedSource| {
+                    matches!(source.place(), SourcePlace::Archive { .. }) && source.version().is_some()
+                };
+                (
+                    0,
+                    contents.sources.len() - contents.sources.iter().filter(is_held).count(),
+                )
+            }
+            Self::Explicit => (0, contents.wheels.len() + contents.sources.len()),
             Self::Pylock | Self::Requirements => (contents.packages.len(), 0),
         }
     }
@@ -151,6 +161,7 @@ impl Asked {
                 .collect(),
             requirements: wheels
                 .map(|wheel| format!("{}=={}", wheel.name(), wheel.version()))
+                .chain(contents.sources.iter().map(LockedSource::line))
                 .collect(),
         }
     }

@@ -6,6 +6,7 @@
 mod agreement;
 mod archive;
 mod build;
+mod builder;
 mod bytecode;
 mod canonical;
 mod channel;
@@ -16,15 +17,18 @@ mod import;
 mod link;
 mod lock;
 mod network;
+mod options;
 mod package;
 mod project;
 mod pylock;
 mod pypi;
 mod python;
 mod python_lock;
+mod repack;
 mod requirements;
 mod retry;
 mod solve;
+mod source;
 mod spec;
 mod subdir;
 mod uv;
@@ -34,7 +38,11 @@ mod wheels;
 
 pub use agreement::disagreements;
 pub use archive::ArchiveError;
-pub use build::{BuildError, BuildProgress, BuildRequest, Built, build, known_signature};
+pub use build::{
+    BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
+    ScriptsRun, build, build_host, known_signature,
+};
+pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
@@ -46,6 +54,7 @@ pub use import::{
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
+pub use options::BuildOptions;
 pub use package::{LockedPackage, PackageError, link_order};
 pub use project::{Project, ProjectError, Variant};
 pub use pylock::PylockError;
@@ -57,9 +66,10 @@ pub use solve::{
     ChannelPriority, ExcludeNewer, ParseExcludeNewerError, Solution, SolveError, SolveRequest, VirtualPackageError,
     VirtualPackages, solve,
 };
+pub use source::{Distributions, LockedSource, SourcePlace};
 pub use spec::{Spec, SpecError};
 pub use subdir::{Subdir, UnknownSubdir};
 pub use uv::{Uv, UvError, UvOptions};
 pub use wheel::WheelError;
 pub use wheel_metadata::complete_wheels;
-pub use wheels::{InheritedBase, WheelRequest, WheelsError, resolve_wheels};
+pub use wheels::{Builds, InheritedBase, WheelRequest, WheelsError, resolve_wheels};

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::package::{LockedPackage, PackageError};
 use crate::pypi::LockedWheel;
+use crate::source::LockedSource;
 use crate::subdir::Subdir;
 
 /// The environment that files without names of their own hold, as pixi calls it.
@@ -68,8 +69,10 @@ struct LockedPlatform {
     subdir: Subdir,
     packages: Vec<LockedPackage>,
     wheels: Vec<LockedWheel>,
-    /// Names of packages, of conda or from PyPI, that are sources to be built.
-    sources: Vec<String>,
+    /// What has to be built to become wheels.
+    sources: Vec<LockedSource>,
+    /// Names of packages that nobody here can build: conda packages from source.
+    unbuilt: Vec<String>,
 }
 
 /// What was solved for one platform.
@@ -81,6 +84,22 @@ pub struct LockedContents {
     pub packages: Vec<LockedPackage>,
     /// The wheels.
     pub wheels: Vec<LockedWheel>,
+    /// What has to be built to become wheels.
+    pub sources: Vec<LockedSource>,
+}
+
+impl LockedContents {
+    /// How many packages there are, of all kinds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.packages.len() + self.wheels.len() + self.sources.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Lock {
@@ -140,7 +159,8 @@ impl Lock {
             subdir: contents.subdir,
             packages: contents.packages.clone(),
             wheels: contents.wheels.clone(),
-            sources: Vec::new(),
+            sources: contents.sources.clone(),
+            unbuilt: Vec::new(),
         });
         Ok(Self {
             path: PathBuf::from("pixi.lock"),
@@ -204,7 +224,7 @@ impl Lock {
     /// The conda packages of an environment for a platform, by name; those of an `@EXPLICIT` file in its order.
     ///
     /// # Errors
-    /// There is no such environment or platform, or the environment needs sources to be built.
+    /// There is no such environment or platform, or the environment needs conda packages to be built.
     pub fn packages(&self, environment: &str, subdir: Subdir) -> Result<Vec<LockedPackage>, LockError> {
         Ok(self.built_platform(environment, subdir)?.packages.clone())
     }
@@ -217,20 +237,29 @@ impl Lock {
         Ok(self.built_platform(environment, subdir)?.wheels.clone())
     }
 
+    /// What has to be built of an environment for a platform, by name.
+    ///
+    /// # Errors
+    /// As [`packages`](Self::packages).
+    pub fn sources(&self, environment: &str, subdir: Subdir) -> Result<Vec<LockedSource>, LockError> {
+        Ok(self.built_platform(environment, subdir)?.sources.clone())
+    }
+
     /// The text of a pixi.lock, version 7: the same packages give the same bytes, without credentials.
     ///
     /// # Errors
     /// A package holds something that the format cannot.
     pub fn render(&self) -> Result<String, LockError> {
-        pixi::render(self)
+        pixi::render(self, None)
     }
 
-    /// Writes the lock as pixi.lock: the file is the old one or the new one, whole, at any time.
+    /// Writes the lock as pixi.lock, with the sources beside it named relative to it: the file is the old one or the new one, whole, at any time.
     ///
     /// # Errors
     /// As [`render`](Self::render), or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), LockError> {
-        let text = self.render()?;
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let text = pixi::render(self, absolute.parent())?;
         write_atomically(path, text.as_bytes()).map_err(|source| LockError::Io {
             action: "write",
             path: path.to_owned(),
@@ -247,16 +276,16 @@ impl Lock {
         })
     }
 
-    /// A platform whose packages need no building.
+    /// A platform whose conda packages need no building.
     fn built_platform(&self, environment: &str, subdir: Subdir) -> Result<&LockedPlatform, LockError> {
         let platform = self.platform(environment, subdir)?;
-        if platform.sources.is_empty() {
+        if platform.unbuilt.is_empty() {
             return Ok(platform);
         }
         Err(LockError::Sources {
             path: self.path.clone(),
             environment: environment.to_owned(),
-            names: enumerate(&platform.sources),
+            names: enumerate(&platform.unbuilt),
         })
     }
 
@@ -377,7 +406,7 @@ pub enum LockError {
         names: String,
     },
     /// The environment holds packages that must be built first.
-    #[error("environment '{environment}' of {} holds packages to be built from source ({names}), and nothing is built from source here; put built packages of them on a channel or an index, and lock again", path.display())]
+    #[error("environment '{environment}' of {} holds conda packages to be built from source ({names}), and only packages of the Python world are built here; put built packages of them on a channel, and lock again", path.display())]
     Sources {
         /// The file.
         path: PathBuf,

@@ -49,6 +49,12 @@ impl LockedPackage {
         self.record.package_record.build.as_str()
     }
 
+    /// The build number; 0 when nothing is known of it.
+    #[must_use]
+    pub fn build_number(&self) -> u64 {
+        self.record.package_record.build_number
+    }
+
     /// The subdir its record names; empty when nothing is known of it.
     #[must_use]
     pub fn subdir(&self) -> &str {

@@ -14,6 +14,7 @@ use crate::direct_url;
 use crate::pypi::{LockedWheel, WheelFileName, normalized_name};
 use crate::python::PythonTarget;
 use crate::requirements::Parts;
+use crate::source::{Distribution, Distributions, LockedSource, SourcePlace, normal};
 
 /// The major version that is understood.
 const LOCK_VERSION: &str = "1.";
@@ -36,8 +37,17 @@ pub(crate) struct LockedDistribution {
     version: Option<String>,
     marker: Option<String>,
     wheels: Vec<LockedWheel>,
-    /// What there is besides wheels: `a source distribution`, `a repository`, `a directory`.
-    source: Option<&'static str>,
+    /// What it can be built of.
+    source: Option<LockedSource>,
+}
+
+/// What may be chosen of a distribution.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Choice<'a> {
+    /// The digests that are allowed; empty: all.
+    pub(crate) allowed: &'a [[u8; 32]],
+    /// Whether it is built even if there is a wheel.
+    pub(crate) is_built: bool,
 }
 
 #[derive(Deserialize)]
@@ -63,9 +73,9 @@ struct Package {
     #[serde(default)]
     wheels: Vec<File>,
     archive: Option<File>,
-    sdist: Option<toml::Value>,
-    vcs: Option<toml::Value>,
-    directory: Option<toml::Value>,
+    sdist: Option<File>,
+    vcs: Option<Repository>,
+    directory: Option<Directory>,
 }
 
 #[derive(Deserialize)]
@@ -74,8 +84,28 @@ struct File {
     url: Option<String>,
     path: Option<String>,
     size: Option<u64>,
+    subdirectory: Option<String>,
     #[serde(default)]
     hashes: Hashes,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Repository {
+    r#type: String,
+    url: Option<String>,
+    path: Option<String>,
+    commit_id: String,
+    requested_revision: Option<String>,
+    subdirectory: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Directory {
+    path: String,
+    #[serde(default)]
+    editable: bool,
+    subdirectory: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -120,11 +150,11 @@ impl Pylock {
         self.requires_python.as_ref()
     }
 
-    /// The wheels for a Python, with the parts that are asked for.
+    /// What is for a Python, with the parts that are asked for.
     ///
     /// # Errors
-    /// It has no such part, or a package has no wheel that fits.
-    pub(crate) fn select(&self, target: &PythonTarget, parts: &Parts) -> Result<Vec<LockedWheel>, PylockError> {
+    /// It has no such part, or a package has neither a wheel that fits nor sources.
+    pub(crate) fn select(&self, target: &PythonTarget, parts: &Parts) -> Result<Distributions, PylockError> {
         let unknown = |what: &'static str, name: &str, known: &[String]| PylockError::UnknownPart {
             path: self.path.clone(),
             what,
@@ -144,7 +174,7 @@ impl Pylock {
         let mut groups = parts.groups.clone();
         groups.extend(self.default_groups.iter().cloned());
         let markers = target.marker_environment();
-        let mut wheels: Vec<LockedWheel> = Vec::new();
+        let mut chosen = Vec::new();
         for package in &self.packages {
             if let Some(marker) = &package.marker {
                 let text = without_parts(marker, &parts.extras, &groups);
@@ -156,10 +186,9 @@ impl Pylock {
                     continue;
                 }
             }
-            wheels.push(package.choose(target, &[])?);
+            chosen.push(package.choose(target, &Choice::default())?);
         }
-        wheels.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok(wheels)
+        Ok(Distributions::sorted(chosen))
     }
 }
 
@@ -168,7 +197,7 @@ impl LockedDistribution {
         name: &str,
         version: Option<String>,
         wheels: Vec<LockedWheel>,
-        source: Option<&'static str>,
+        source: Option<LockedSource>,
     ) -> Self {
         Self {
             name: normalized_name(name),
@@ -184,11 +213,12 @@ impl LockedDistribution {
         &self.name
     }
 
-    /// The wheel that fits a Python best, among those whose digest is one of `allowed`, or among all if that is empty.
+    /// The wheel that fits a Python best, or else the sources, among those that the choice allows.
     ///
     /// # Errors
     /// None fits, or none has an allowed digest.
-    pub(crate) fn choose(&self, target: &PythonTarget, allowed: &[[u8; 32]]) -> Result<LockedWheel, PylockError> {
+    pub(crate) fn choose(&self, target: &PythonTarget, choice: &Choice<'_>) -> Result<Distribution, PylockError> {
+        let allowed = choice.allowed;
         let is_allowed =
             |wheel: &&LockedWheel| allowed.is_empty() || wheel.sha256().is_some_and(|sha256| allowed.contains(&sha256));
         let fitting = || {
@@ -197,10 +227,16 @@ impl LockedDistribution {
                 .filter(|wheel| target.rank(wheel.file_name()).is_some())
         };
         let best = fitting()
+            .filter(|_| !choice.is_built)
             .filter(is_allowed)
             .min_by_key(|wheel| target.rank(wheel.file_name()));
         if let Some(wheel) = best {
-            return Ok(wheel.clone());
+            return Ok(Distribution::Wheel(wheel.clone()));
+        }
+        if let Some(source) = &self.source
+            && (allowed.is_empty() || source.sha256().is_some_and(|sha256| allowed.contains(&sha256)))
+        {
+            return Ok(Distribution::Source(source.clone()));
         }
         let distribution = match &self.version {
             Some(version) => format!("{} {version}", self.name),
@@ -216,10 +252,9 @@ impl LockedDistribution {
             distribution,
             python: target.version(),
             subdir: target.subdir().to_string(),
-            offered: match (self.source, self.wheels.as_slice()) {
-                (Some(source), []) => format!("there is only {source}, and nothing is built from source here"),
-                (_, []) => "there is no file at all".to_owned(),
-                (_, wheels) => format!("there is {}", enumerate(wheels)),
+            offered: match self.wheels.as_slice() {
+                [] => "there is no file at all".to_owned(),
+                wheels => format!("there is {}", enumerate(wheels)),
             },
         })
     }
@@ -232,21 +267,22 @@ impl Package {
         for file in &self.wheels {
             wheels.push(file.read(&self.name, directory)?);
         }
-        let mut source = match (&self.sdist, &self.vcs, &self.directory) {
-            (_, Some(_), _) => Some("a repository"),
-            (_, _, Some(_)) => Some("a directory"),
-            (Some(_), _, _) => Some("a source distribution"),
+        let mut place = match (&self.sdist, &self.vcs, &self.directory) {
+            (_, Some(repository), _) => Some(repository.read(&self.name, directory)?),
+            (_, _, Some(found)) => Some(found.read(directory)),
+            (Some(sdist), _, _) => Some(sdist.read_source(&self.name, directory, false)?),
             _ => None,
         };
         if let Some(archive) = &self.archive {
             if archive.is_wheel() {
                 let wheel = archive.read(&self.name, directory)?;
-                let direct_url = direct_url::of_archive(wheel.parsed_url(), wheel.sha256());
+                let direct_url = direct_url::of_archive(wheel.parsed_url(), wheel.sha256(), None);
                 wheels.push(wheel.with_direct_url(direct_url));
             } else {
-                source = Some("a source distribution");
+                place = Some(archive.read_source(&self.name, directory, true)?);
             }
         }
+        let source = place.map(|place| LockedSource::new(&self.name, self.version.clone(), place));
         Ok(LockedDistribution {
             marker: self.marker,
             ..LockedDistribution::new(&self.name, self.version, wheels, source)
@@ -285,11 +321,64 @@ impl File {
         if let Some(size_bytes) = self.size {
             wheel = wheel.with_size_bytes(size_bytes);
         }
-        if let Some(digits) = &self.hashes.sha256 {
+        Ok(match self.hashes.read(name)? {
+            Some(sha256) => wheel.with_sha256(sha256),
+            None => wheel,
+        })
+    }
+
+    fn read_source(&self, name: &str, directory: &Path, is_direct: bool) -> Result<SourcePlace, String> {
+        let location = self
+            .location(directory)
+            .ok_or_else(|| format!("the sources of {name} have neither url nor path"))?;
+        let url = location
+            .parse()
+            .map_err(|error| format!("'{location}' of {name} is no URL: {error}"))?;
+        Ok(SourcePlace::Archive {
+            url,
+            sha256: self.hashes.read(name)?,
+            subdirectory: self.subdirectory.clone(),
+            is_direct,
+        })
+    }
+}
+
+impl Hashes {
+    fn read(&self, name: &str) -> Result<Option<[u8; 32]>, String> {
+        let read = self.sha256.as_ref().map(|digits| {
             let bytes = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
-            wheel = wheel.with_sha256(bytes.ok_or_else(|| format!("'{digits}' of {name} is no SHA-256"))?);
+            bytes.ok_or_else(|| format!("'{digits}' of {name} is no SHA-256"))
+        });
+        read.transpose()
+    }
+}
+
+impl Repository {
+    fn read(&self, name: &str, directory: &Path) -> Result<SourcePlace, String> {
+        if self.r#type != "git" {
+            return Err(format!(
+                "{name} is in a {} repository, and only git is known",
+                self.r#type
+            ));
         }
-        Ok(wheel)
+        let parsed = match (&self.url, &self.path) {
+            (Some(url), _) => url.parse().ok(),
+            (None, Some(path)) => Url::from_directory_path(normal(&directory.join(path))).ok(),
+            (None, None) => None,
+        };
+        Ok(SourcePlace::Repository {
+            url: parsed.ok_or_else(|| format!("the repository of {name} has no place"))?,
+            commit: self.commit_id.clone(),
+            requested: self.requested_revision.clone(),
+            subdirectory: self.subdirectory.clone(),
+        })
+    }
+}
+
+impl Directory {
+    fn read(&self, directory: &Path) -> SourcePlace {
+        let path = Path::new(&self.path).join(self.subdirectory.as_deref().unwrap_or_default());
+        SourcePlace::of_directory(&path, directory, self.editable)
     }
 }
 
@@ -419,8 +508,8 @@ wheels = [
 
     fn select(parts: &Parts) -> Result<Vec<String>, PylockError> {
         let lock = Pylock::parse(TEXT, Path::new("/p/pylock.toml")).unwrap();
-        let wheels = lock.select(&target("3.12.8", "linux-64"), parts)?;
-        Ok(wheels.iter().map(|wheel| wheel.url().to_owned()).collect())
+        let chosen = lock.select(&target("3.12.8", "linux-64"), parts)?;
+        Ok(chosen.wheels.iter().map(|wheel| wheel.url().to_owned()).collect())
     }
 
     #[test]
@@ -452,23 +541,69 @@ wheels = [
         let lock = Pylock::parse(TEXT, Path::new("/p/pylock.toml")).unwrap();
         let windows = target("3.12", "win-64");
         let fast = &lock.packages()[2];
-        assert!(fast.choose(&windows, &[]).is_ok());
-        let error = fast.choose(&windows, &[[7; 32]]).unwrap_err().to_string();
+        assert!(fast.choose(&windows, &Choice::default()).is_ok());
+        let other = Choice {
+            allowed: &[[7; 32]],
+            is_built: false,
+        };
+        let error = fast.choose(&windows, &other).unwrap_err().to_string();
         assert!(error.contains("digests"), "{error}");
-        let text = "lock-version = \"1.0\"\n[[packages]]\nname = \"x\"\nversion = \"1\"\nsdist = { url = \"https://h/x.tar.gz\" }\n";
+        let text = "lock-version = \"1.0\"\n[[packages]]\nname = \"x\"\nversion = \"1\"\n";
         let lock = Pylock::parse(text, Path::new("pylock.toml")).unwrap();
-        let error = lock.packages()[0].choose(&windows, &[]).unwrap_err().to_string();
-        assert!(
-            error.contains("x 1") && error.contains("win-64") && error.contains("source distribution"),
-            "{error}"
-        );
+        let error = lock.packages()[0]
+            .choose(&windows, &Choice::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("x 1") && error.contains("win-64"), "{error}");
+    }
+
+    #[test]
+    fn sources_are_taken_where_no_wheel_fits_or_they_are_wanted() {
+        let text = r#"
+lock-version = "1.0"
+[[packages]]
+name = "a"
+version = "1"
+sdist = { url = "https://h/a-1.tar.gz", hashes = { sha256 = "0000000000000000000000000000000000000000000000000000000000000002" } }
+wheels = [{ url = "https://h/a-1-py3-none-any.whl" }]
+[[packages]]
+name = "b"
+vcs = { type = "git", url = "https://h/b.git", requested-revision = "main", commit-id = "12" }
+[[packages]]
+name = "c"
+directory = { path = "../c", editable = true }
+[[packages]]
+name = "d"
+archive = { path = "d.zip", subdirectory = "in", hashes = {} }
+"#;
+        let lock = Pylock::parse(text, Path::new("/p/pylock.toml")).unwrap();
+        let linux = target("3.12", "linux-64");
+        let chosen = lock.select(&linux, &Parts::default()).unwrap();
+        assert_eq!(chosen.wheels.len(), 1);
+        let described: Vec<_> = chosen.sources.iter().map(LockedSource::describe).collect();
+        let expected = [
+            "commit 12 of https://h/b.git",
+            "the project in /c",
+            "the source distribution file:///p/d.zip",
+        ];
+        assert_eq!(described, expected);
+        let built = Choice {
+            allowed: &[],
+            is_built: true,
+        };
+        let Distribution::Source(source) = lock.packages()[0].choose(&linux, &built).unwrap() else {
+            panic!("a wheel was taken");
+        };
+        assert_eq!((source.version(), source.sha256().unwrap()[31]), (Some("1"), 2));
+        assert_eq!(source.direct_url(), None, "it is of an index");
     }
 
     #[test]
     fn a_wheel_at_a_url_has_a_direct_url() {
         let text = "lock-version = \"1.0\"\n[[packages]]\nname = \"x\"\narchive = { url = \"https://u:p@h/x-1-py3-none-any.whl\" }\n";
         let lock = Pylock::parse(text, Path::new("pylock.toml")).unwrap();
-        let wheel = lock.packages()[0].choose(&target("3.12", "linux-64"), &[]).unwrap();
+        let chosen = lock.select(&target("3.12", "linux-64"), &Parts::default()).unwrap();
+        let wheel = &chosen.wheels[0];
         let expected = r#"{"url":"https://h/x-1-py3-none-any.whl","archive_info":{}}"#;
         assert_eq!(wheel.direct_url(), Some(expected));
     }

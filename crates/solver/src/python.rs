@@ -114,6 +114,12 @@ impl PythonTarget {
         self.version.to_string()
     }
 
+    /// `3.12`
+    pub(crate) fn short_version(&self) -> String {
+        let release = self.version.release();
+        format!("{}.{}", release.first().unwrap_or(&3), release.get(1).unwrap_or(&0))
+    }
+
     /// The platform.
     #[must_use]
     pub fn subdir(&self) -> Subdir {
@@ -161,8 +167,7 @@ impl PythonTarget {
     /// and version of the kernel are unknown.
     pub(crate) fn marker_environment(&self) -> MarkerEnvironment {
         let full = self.version.to_string();
-        let release = self.version.release();
-        let short = format!("{}.{}", release.first().unwrap_or(&3), release.get(1).unwrap_or(&0));
+        let short = self.short_version();
         let (os_name, sys_platform, platform_system) = match self.system {
             System::Glibc(..) => ("posix", "linux", "Linux"),
             System::MacOs(..) => ("posix", "darwin", "Darwin"),

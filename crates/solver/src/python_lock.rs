@@ -12,9 +12,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::pylock::{Pylock, PylockError};
-use crate::pypi::LockedWheel;
 use crate::python::PythonTarget;
 use crate::requirements::{Parts, RequirementError, Requirements};
+use crate::source::Distributions;
 
 /// A lock of the Python world.
 #[derive(Clone, Debug)]
@@ -33,8 +33,8 @@ enum Content {
 /// What a lock holds for one environment.
 #[derive(Clone, Debug)]
 pub enum Selection {
-    /// Exact wheels, by name.
-    Wheels(Vec<LockedWheel>),
+    /// Exact wheels and sources, by name.
+    Exact(Distributions),
     /// Exact versions with their digests, but not where they are: nothing else may be added to them.
     Pins(Requirements),
 }
@@ -106,11 +106,10 @@ impl PythonLock {
     /// What it holds for a Python, with the parts that are asked for.
     ///
     /// # Errors
-    /// It has no such part, it does not fit its project any more, a package has no wheel that fits, or one would have to be
-    /// built.
+    /// It has no such part, it does not fit its project any more, or a package has neither a wheel that fits nor sources.
     pub fn select(&self, target: &PythonTarget, parts: &Parts) -> Result<Selection, PythonLockError> {
         match &self.content {
-            Content::Pylock(pylock) => Ok(Selection::Wheels(pylock.select(target, parts)?)),
+            Content::Pylock(pylock) => Ok(Selection::Exact(pylock.select(target, parts)?)),
             Content::Poetry(document) => {
                 let project = stale::project_beside(&self.path, parts)?;
                 document
@@ -121,7 +120,7 @@ impl PythonLock {
                 let project = stale::project_beside(&self.path, parts)?;
                 document
                     .select(target, parts, project.as_ref(), &self.path)
-                    .map(Selection::Wheels)
+                    .map(Selection::Exact)
             }
         }
     }
@@ -173,16 +172,6 @@ pub enum PythonLockError {
         requirement: String,
         /// What there is.
         held: String,
-    },
-    /// Something would have to be built.
-    #[error("{} locks {name} as {what}, and nothing is built from source here; lock a release of it from an index instead", path.display())]
-    MustBeBuilt {
-        /// The lock.
-        path: PathBuf,
-        /// The distribution.
-        name: String,
-        /// What it is.
-        what: &'static str,
     },
     /// The project beside the lock cannot be read.
     #[error(transparent)]

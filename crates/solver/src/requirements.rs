@@ -10,6 +10,7 @@ mod poetry;
 mod pyproject;
 #[cfg(test)]
 mod tests;
+mod uv_sources;
 
 use std::fmt;
 use std::io;
@@ -45,6 +46,8 @@ pub(crate) struct Sources {
     pub(crate) find_links: Vec<String>,
     pub(crate) no_index: bool,
     pub(crate) allow_prereleases: bool,
+    /// Names of distributions that are built even where there is a wheel; `:all:` are all of them.
+    pub(crate) no_binary: Vec<String>,
     /// Whether the first index that has a package decides, as uv does it, and not the best version of all, as pip does.
     pub(crate) is_first_index_only: bool,
 }
@@ -74,6 +77,8 @@ pub(crate) enum Kind {
 pub(crate) struct Source {
     /// As it was written.
     pub(crate) text: String,
+    /// As uv reads it, wherever it runs.
+    pub(crate) line: String,
     pub(crate) what: SourceKind,
 }
 
@@ -111,6 +116,20 @@ impl Requirements {
         self.wanted.is_empty()
     }
 
+    /// Whether something has to be built, whatever there is on an index.
+    pub(crate) fn need_builds(&self) -> bool {
+        let is_source = |requirement: &Requirement| matches!(requirement.kind, Kind::Source(_));
+        !self.sources.no_binary.is_empty() || self.wanted.iter().any(is_source)
+    }
+
+    /// Whether a distribution is built even if there is a wheel of it.
+    pub(crate) fn is_built(&self, name: &str) -> bool {
+        let no_binary = self.sources.no_binary.iter();
+        no_binary
+            .clone()
+            .any(|built| built == ":all:" || normalized_name(built) == name)
+    }
+
     /// Adds requirements as PEP 508 writes them, or as a line of a requirements file would.
     ///
     /// # Errors
@@ -138,25 +157,31 @@ impl Requirements {
     /// Looks for what cannot be had, before anything is resolved.
     ///
     /// # Errors
-    /// A requirement is a directory that does not exist, or something that would have to be built.
-    pub fn check(&self) -> Result<(), RequirementError> {
+    /// A requirement is a directory that does not exist or holds no project, or something that has to be built and may not be.
+    pub fn check(&self, may_build: bool) -> Result<(), RequirementError> {
         let sources = self.wanted.iter().filter_map(|requirement| match &requirement.kind {
             Kind::Source(source) => Some((source, requirement)),
             Kind::Pep508(_) | Kind::Wheel(_) => None,
         });
         let sources: Vec<_> = sources.collect();
         let missing = sources.iter().find_map(|(source, requirement)| match &source.what {
-            SourceKind::Directory(path) if !path.exists() => Some((source, requirement, path)),
+            SourceKind::Directory(path) if !is_project(path) => Some((source, requirement, path)),
             _ => None,
         });
         if let Some((source, requirement, directory)) = missing {
+            let problem = match directory.exists() {
+                true => "holds no project (neither pyproject.toml nor setup.py)",
+                false => "does not exist",
+            };
             return Err(RequirementError::NoDirectory {
+                problem,
                 place: requirement.place.clone(),
                 text: source.text.clone(),
                 directory: directory.clone(),
             });
         }
         match sources.as_slice() {
+            _ if may_build => Ok(()),
             [] => Ok(()),
             [(source, requirement), others @ ..] => Err(RequirementError::MustBeBuilt {
                 place: requirement.place.clone(),
@@ -190,9 +215,15 @@ impl Requirement {
         match &self.kind {
             Kind::Pep508(requirement) => requirement.to_string(),
             Kind::Wheel(url) => url.to_string(),
-            Kind::Source(source) => source.text.clone(),
+            Kind::Source(source) => source.line.clone(),
         }
     }
+}
+
+fn is_project(directory: &Path) -> bool {
+    ["pyproject.toml", "setup.py"]
+        .iter()
+        .any(|name| directory.join(name).is_file())
 }
 
 /// Whether a version satisfies a requirement; a URL is satisfied by any.
@@ -264,7 +295,7 @@ pub enum RequirementError {
         reason: String,
     },
     /// A directory is not there.
-    #[error("{place}: '{text}' asks for the project in {}, which does not exist; take the line out, or bring the project there", directory.display())]
+    #[error("{place}: '{text}' asks for the project in {}, which {problem}; take the line out, or bring the project there", directory.display())]
     NoDirectory {
         /// Where it stands.
         place: Place,
@@ -272,11 +303,13 @@ pub enum RequirementError {
         text: String,
         /// Where the project would have to be.
         directory: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// Something would have to be built.
     #[error(
-        "{place}: '{text}' is {what}{}, and nothing is built from source here; build a wheel of it (`pip wheel --no-deps`) \
-         and name the wheel's file or URL instead, or take a release of it from an index",
+        "{place}: '{text}' is {what}{}, and building from source is switched off; allow it, name the file or URL of a wheel \
+         instead, or take a release from an index",
         and_others(*others)
     )]
     MustBeBuilt {

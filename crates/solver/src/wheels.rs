@@ -16,14 +16,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use envfs_store::Store;
+use envfs_store::environment::Environment;
 use envfs_store::view::View;
 
+use crate::builder::BuildSandbox;
 use crate::package::LockedPackage;
-use crate::pylock::{Pylock, PylockError};
+use crate::pylock::{Choice, Pylock, PylockError};
 use crate::pypi::LockedWheel;
 use crate::python::PythonTarget;
-use crate::requirements::{Requirement, Requirements};
+use crate::requirements::{Requirement, RequirementError, Requirements};
 use crate::solve::ExcludeNewer;
+use crate::source::{Distribution, Distributions};
 use crate::uv::{Uv, UvError};
 use provided::Provided;
 
@@ -44,6 +47,8 @@ pub struct WheelRequest<'a> {
     pub exclude_newer: Option<ExcludeNewer>,
     /// Takes only what is asked for, and not what it needs: for requirements that are a lock already.
     pub is_complete: bool,
+    /// What may be built to find out what sources need.
+    pub builds: Builds<'a>,
     /// A store that may hold the conda packages: there they say themselves what they provide, otherwise their records do.
     pub store: Option<&'a Store>,
 }
@@ -59,16 +64,36 @@ pub struct InheritedBase<'a> {
     pub wheels: &'a [LockedWheel],
 }
 
-/// Resolves a request: the wheels by name, those of a base among them.
+/// What may be built while resolving: sources often say only then what they need.
+#[derive(Clone, Copy)]
+pub enum Builds<'a> {
+    /// Nothing. Where it would help, [`WheelsError::is_for_want_of_builds`].
+    No,
+    /// By any Python that uv finds, for an environment that cannot run here.
+    Anywhere,
+    /// By this Python of the machine: one like that of the environment.
+    By(&'a Path),
+    /// By the Python of this environment, which has the conda packages.
+    In(&'a dyn BuildSandbox, &'a Environment),
+}
+
+/// Resolves a request: wheels and sources by name, the wheels of a base among them.
 ///
 /// # Errors
-/// Something would have to be built, nothing satisfies the request (then the error explains why), no wheel fits the platform,
-/// a digest is not the one that the requirements allow, or an index cannot be reached.
-pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedWheel>, WheelsError> {
-    request.requirements.check()?;
+/// Something would have to be built and may not be, nothing satisfies the request (then the error explains why), no wheel fits
+/// the platform, a digest is not the one that the requirements allow, or an index cannot be reached.
+pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Distributions, WheelsError> {
+    request.requirements.check(true)?;
     let pinned = request.base.map_or(&[][..], |base| base.wheels);
     if request.requirements.is_empty() {
-        return Ok(pinned.to_vec());
+        return Ok(Distributions {
+            wheels: pinned.to_vec(),
+            sources: Vec::new(),
+        });
+    }
+    if matches!(request.builds, Builds::No) && request.requirements.need_builds() {
+        request.requirements.check(false)?;
+        return Err(WheelsError::MustBuild);
     }
     let provided = provided::all(request.packages, request.base, request.store)?;
     let directory = tempfile::tempdir().map_err(|source| WheelsError::Io {
@@ -78,7 +103,7 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedW
     let text = compile(uv, request, &provided, directory.path())?;
     let pylock = Pylock::parse(&text, &directory.path().join(OUTPUT))?;
 
-    let mut wheels = pinned.to_vec();
+    let mut chosen: Vec<_> = pinned.iter().cloned().map(Distribution::Wheel).collect();
     for package in pylock.packages() {
         if provided.iter().any(|provided| provided.name == package.name()) {
             continue;
@@ -88,10 +113,13 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedW
             .iter()
             .flat_map(|requirement| requirement.sha256.clone())
             .collect();
-        wheels.push(package.choose(request.target, &allowed)?);
+        let choice = Choice {
+            allowed: &allowed,
+            is_built: request.requirements.is_built(package.name()),
+        };
+        chosen.push(package.choose(request.target, &choice)?);
     }
-    wheels.sort_by(|a, b| a.name().cmp(b.name()));
-    Ok(wheels)
+    Ok(Distributions::sorted(chosen))
 }
 
 /// Why there are no wheels.
@@ -100,7 +128,10 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Vec<LockedW
 pub enum WheelsError {
     /// A requirement cannot be met by anybody.
     #[error(transparent)]
-    Requirement(#[from] crate::requirements::RequirementError),
+    Requirement(#[from] RequirementError),
+    /// `--no-binary` asks for what may not be done.
+    #[error("`--no-binary` asks for a build from source, and that is switched off: allow it, or take the option out")]
+    MustBuild,
     /// uv cannot be run.
     #[error(transparent)]
     Uv(UvError),
@@ -113,6 +144,8 @@ pub enum WheelsError {
         explanation: String,
         /// What may help, in this situation.
         help: Vec<String>,
+        /// Whether it was only looked for wheels, and some version has none.
+        is_for_want_of_builds: bool,
     },
     /// What was found cannot be used.
     #[error(transparent)]
@@ -132,6 +165,18 @@ pub enum WheelsError {
 }
 
 impl WheelsError {
+    /// Whether it may be otherwise where something is built from source.
+    #[must_use]
+    pub fn is_for_want_of_builds(&self) -> bool {
+        match self {
+            Self::Failed {
+                is_for_want_of_builds, ..
+            } => *is_for_want_of_builds,
+            Self::Requirement(RequirementError::MustBeBuilt { .. }) | Self::MustBuild => true,
+            _ => false,
+        }
+    }
+
     const UNREACHABLE: &str = "a package index cannot be reached";
 
     /// Whether an index could not be asked: an older answer may do.
@@ -188,7 +233,7 @@ fn compile(
             STUBS,
         ])
         .args(["--format", "pylock.toml", "--output-file", OUTPUT, "--no-header"])
-        .args(["--generate-hashes", "--only-binary", ":all:"]);
+        .arg("--generate-hashes");
     add_target(&mut command, request.target);
     add_sources(&mut command, request.requirements);
     if request.is_complete {
@@ -197,6 +242,21 @@ fn compile(
     if let Some(moment) = request.exclude_newer {
         command.args(["--exclude-newer", &moment.to_rfc3339()]);
     }
+    let mut command = match request.builds {
+        Builds::No => {
+            command.args(["--only-binary", ":all:"]);
+            command
+        }
+        Builds::Anywhere => command,
+        Builds::By(python) => {
+            command.arg("--python").arg(python);
+            command
+        }
+        Builds::In(sandbox, environment) => {
+            command.args(["--python", "python"]);
+            sandbox.enter(environment, &command)
+        }
+    };
     uv.run(&mut command)
         .map_err(|error| explain::explain(error, request, provided))?;
     let path = directory.join(OUTPUT);
@@ -229,6 +289,9 @@ fn add_sources(command: &mut Command, requirements: &Requirements) {
     }
     if sources.no_index {
         command.arg("--no-index");
+    }
+    for name in &sources.no_binary {
+        command.args(["--no-binary", name]);
     }
     if sources.allow_prereleases {
         command.args(["--prerelease", "allow"]);

@@ -1,23 +1,30 @@
 //! Which environment answered a question, and by which lock: asked again, it need not be solved again.
 //!
 //! ```text
-//! <store>/cache/locks/<digest>.json   one answer, named by the digest of its question
+//! <store>/cache/locks/<digest>.json.zst   one answer, named by the digest of its question
 //! ```
 //!
 //! Never the truth, and evictable at any time: without it a question is solved once more. A file that cannot be read is no
 //! answer. What a question is, and how old an answer may be, is decided by who asks.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::Result;
+use crate::error::{IoContext as _, Result};
 use crate::store::Store;
 
 /// The version of the fields. A reader passes over any other.
 const FORMAT_VERSION: u32 = 1;
+
+/// A lock is text that repeats itself.
+const COMPRESSION_LEVEL: i32 = 3;
+
+/// A larger answer is none: the largest known lock files have some 10 MB.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +58,9 @@ impl Answer {
     /// # Errors
     /// When the store cannot be written.
     pub fn keep(&self, store: &Store, question: &Digest) -> Result<()> {
-        let path = place(store, question);
-        let mut text = serde_json::to_vec(self).expect("strings and numbers become JSON");
-        text.push(b'\n');
+        let path = store.path(&name(question));
+        let text = serde_json::to_vec(self).expect("strings and numbers become JSON");
+        let text = zstd::encode_all(text.as_slice(), COMPRESSION_LEVEL).at("compress", &path)?;
         durable::create_directory(path.parent().unwrap_or(Path::new("/")))?;
         durable::write_evictable(&store.path("tmp"), &path, &text)
     }
@@ -71,18 +78,28 @@ pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
 /// When the directory cannot be listed.
 pub fn list(store: &Store) -> Result<Vec<(Digest, Answer)>> {
     let paths = crate::store::list(&store.path("cache/locks"))?;
-    let answer = |path: PathBuf| Some((path.file_stem()?.to_str()?.parse().ok()?, parse(&path)?));
+    let answer = |path: PathBuf| {
+        let question = path.file_name()?.to_str()?.strip_suffix(".json.zst")?;
+        Some((question.parse().ok()?, parse(&path)?))
+    };
     Ok(paths.into_iter().filter_map(answer).collect())
 }
 
 /// Where the answer to `question` is kept.
 #[must_use]
 pub fn place(store: &Store, question: &Digest) -> PathBuf {
-    store.path("cache/locks").join(format!("{question}.json"))
+    store.find(&name(question))
+}
+
+fn name(question: &Digest) -> String {
+    format!("cache/locks/{question}.json.zst")
 }
 
 fn parse(path: &Path) -> Option<Answer> {
-    let answer: Answer = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let compressed = zstd::Decoder::new(std::fs::File::open(path).ok()?).ok()?;
+    let mut text = Vec::new();
+    compressed.take(MAX_ANSWER_BYTES).read_to_end(&mut text).ok()?;
+    let answer: Answer = serde_json::from_slice(&text).ok()?;
     (answer.format == FORMAT_VERSION).then_some(answer)
 }
 

@@ -3,17 +3,20 @@
 //! ```text
 //! <store>/cache/<boot>/
 //!   machine            which machine this boot is one of
-//!   small/ab/<hex>     the small object of this digest
-//!   patched/ab/<hex>   a file as it looks at a prefix, named by all that determines it
+//!   small/<16 hex>/    all objects of the pack whose id starts so, each named by its offset (`unpack`)
+//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them
 //!   dated/ab/<hex>     a file with its time and mode, for hard links; named by all that determines it
-//!   images/<hex>       the names and attributes of a tree at a prefix, made when all its content is there
+//!   images/<hex>       the names and attributes of a tree at all prefixes at which its files have the same sizes; and for
+//!                      each tree whose content is all there, a list of the files that look different at each prefix
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
 //! the boot that wrote it, because after a crash a file may have its name and not its bytes. What the running boot wrote
 //! is never removed here, because mounts may stand on it; what earlier boots of the same machine wrote, nobody uses.
 
-use std::collections::BTreeMap;
+mod fill;
+mod unpack;
+
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -23,11 +26,13 @@ use crate::digest::Digest;
 use crate::durable::{self, Draft};
 use crate::error::{Error, Result};
 use crate::placeholder::Placeholder;
-use crate::store::{Location, ObjectBytes, Store};
-use crate::tree::{Node, NodeId, NodeKind, Tree};
+use crate::store::{Location, Store};
+use crate::tree::Node;
 use crate::view::View;
 use crate::wire::Writer;
 use crate::workspace::Workspace;
+
+pub use fill::{Filled, LaidOut};
 
 /// The running boot of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,17 +48,6 @@ pub struct Boot {
 pub struct Cache {
     store: Store,
     root: PathBuf,
-}
-
-/// What was copied into the cache.
-#[derive(Debug, Default)]
-pub struct Filled {
-    /// How many files were written.
-    pub written: u64,
-    /// How many bytes they have.
-    pub written_bytes: u64,
-    /// What is wrong with the objects that could not be copied because they are missing or damaged.
-    pub lost: Vec<Error>,
 }
 
 impl Cache {
@@ -83,48 +77,57 @@ impl Cache {
         })
     }
 
-    /// The directories in which the content of every file is found by [`Cache::content_path`].
+    /// The directories in which the content of every file that looks the same at each prefix is found by
+    /// [`content_path`].
     #[must_use]
-    pub fn content_directories(&self) -> [PathBuf; 3] {
-        [
-            self.store.path("objects"),
-            self.root.join("small"),
-            self.root.join("patched"),
-        ]
+    pub fn content_directories(&self) -> Vec<PathBuf> {
+        [self.store.object_directories(), vec![self.root.join("small")]].concat()
     }
 
-    /// Where the content of `node` is found in one of [`Cache::content_directories`], once it is filled: two digits, a
-    /// slash, 64 digits.
+    /// The directory in which the content of the others is found, as they look at the prefix of `view`.
+    #[must_use]
+    pub fn patched_directory(&self, view: &View) -> PathBuf {
+        self.root
+            .join("patched")
+            .join(Digest::of(view.prefix().as_bytes()).to_string())
+    }
+
+    /// The file that the kernel reads for `node`; of a file with a placeholder, the object that most of it is read from, if
+    /// that is a whole one.
     ///
     /// # Errors
     /// When the tree is damaged.
-    pub fn content_path(&self, view: &View, node: Node<'_>) -> Result<String> {
-        let name = content_name(view, node)?.to_string();
-        Ok(format!("{}/{name}", &name[..2]))
+    pub fn content_file(&self, node: Node<'_>) -> Result<Option<PathBuf>> {
+        let small = self.root.join("small");
+        Ok(match node.location()? {
+            Location::Object => Some(self.store.object_path(&node.digest())),
+            Location::Pack(..) if node.has_placeholder() => None,
+            Location::Pack(..) => Some(small.join(content_path(node)?)),
+        })
     }
 
-    /// [`Cache::content_path`], if the content is there.
+    /// [`content_path`] of `node`, if its content is there.
     ///
     /// # Errors
     /// When the tree is damaged.
     pub fn present_content(&self, view: &View, node: Node<'_>) -> Result<Option<String>> {
-        let path = self.content_path(view, node)?;
-        let [objects, small, patched] = self.content_directories();
+        let path = content_path(node)?;
         let is_there = if node.has_placeholder() {
-            patched.join(&path).exists()
+            self.patched_directory(view).join(&path).exists()
         } else {
-            objects.join(&path).exists() || small.join(&path).exists()
+            self.content_directories()
+                .into_iter()
+                .any(|place| place.join(&path).exists())
         };
         Ok(is_there.then_some(path))
     }
 
-    /// Where the image of `view` with further properties `salt` is, or would be.
+    /// Where the image of a tree with the given properties is, or would be.
     #[must_use]
-    pub fn image_path(&self, tree: &Digest, view: &View, salt: &[u8]) -> PathBuf {
+    pub fn image_path(&self, tree: &Digest, properties: &[u8]) -> PathBuf {
         let mut name = Writer::default();
         name.raw(tree.as_bytes());
-        name.bytes(view.prefix().as_bytes());
-        name.bytes(salt);
+        name.bytes(properties);
         self.root.join("images").join(Digest::of(&name.finish()).to_string())
     }
 
@@ -134,18 +137,6 @@ impl Cache {
     /// When the store cannot be written.
     pub fn put_image(&self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
         durable::write_evictable(workspace.path(), path, bytes)
-    }
-
-    /// Copies every small file of `view` out of its pack, and writes every file that looks different at its prefix,
-    /// unless they are there. What is missing or damaged is left out and told.
-    ///
-    /// # Errors
-    /// When the tree is damaged, or the store cannot be written.
-    pub fn fill(&self, workspace: &Workspace, view: &View) -> Result<Filled> {
-        let mut filled = Filled::default();
-        self.fill_small(workspace, view.tree(), &mut filled)?;
-        self.fill_patched(workspace, view, &mut filled)?;
-        Ok(filled)
     }
 
     /// A file with the content of `node` at the prefix of `view`, its modification time, and the mode 0444 or 0555. It
@@ -165,79 +156,6 @@ impl Cache {
             publish(draft, &path)?;
         }
         Ok(path)
-    }
-
-    fn fill_small(&self, workspace: &Workspace, tree: &Tree, filled: &mut Filled) -> Result<()> {
-        // In the order of the packs, so that they are read from front to back.
-        let mut wanted = BTreeMap::new();
-        for id in 0..tree.node_count() {
-            let node = tree.node(NodeId(id))?;
-            if node.kind()? == NodeKind::File
-                && !node.has_placeholder()
-                && let Location::Pack(pack, offset) = node.location()?
-            {
-                // An empty file and the file after it start at the same place.
-                wanted.insert((pack, offset, node.digest()), node);
-            }
-        }
-        let directory = self.root.join("small");
-        for node in wanted.into_values() {
-            let path = sharded(&directory, &node.digest());
-            if path.exists() {
-                continue;
-            }
-            let object = self
-                .store
-                .open_object(&node.digest(), node.stored_bytes(), node.location()?);
-            match object {
-                Ok(ObjectBytes::Small(bytes)) => filled.write(workspace, &path, &bytes)?,
-                // A rewritten pack: the object is whole now, where the kernel finds it as well.
-                Ok(ObjectBytes::Whole(_)) => {}
-                Err(error) => filled.lose(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn fill_patched(&self, workspace: &Workspace, view: &View, filled: &mut Filled) -> Result<()> {
-        let directory = self.root.join("patched");
-        let tree = view.tree();
-        for id in 0..tree.node_count() {
-            let node = tree.node(NodeId(id))?;
-            if !node.has_placeholder() {
-                continue;
-            }
-            let path = sharded(&directory, &content_name(view, node)?);
-            if !path.exists() {
-                match view.read(node) {
-                    Ok(bytes) => filled.write(workspace, &path, &bytes)?,
-                    Err(error) => filled.lose(error)?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Filled {
-    fn write(&mut self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut draft = Draft::create(workspace.path())?;
-        draft.write_all(bytes)?;
-        publish(draft, path)?;
-        self.written += 1;
-        self.written_bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Goes on after damage; a disk that fails is no damage.
-    fn lose(&mut self, error: Error) -> Result<()> {
-        match error {
-            Error::Missing { .. } | Error::Corrupt { .. } => {
-                self.lost.push(error);
-                Ok(())
-            }
-            error => Err(error),
-        }
     }
 }
 
@@ -285,6 +203,36 @@ impl CopyError {
         }
     }
 }
+
+/// Where the content of `node` is found, in one of [`Cache::content_directories`] or, if it has a placeholder, in
+/// [`Cache::patched_directory`]: a directory, a slash, a name.
+///
+/// # Errors
+/// When the tree is damaged.
+pub fn content_path(node: Node<'_>) -> Result<String> {
+    if let Some(placeholder) = node.placeholder()? {
+        let mut name = Writer::default();
+        name.raw(node.digest().as_bytes());
+        placeholder.write(&mut name);
+        return Ok(format!("{PATCHED_PART}/{}", Digest::of(&name.finish())));
+    }
+    Ok(match node.location()? {
+        Location::Object => {
+            let name = node.digest().to_string();
+            format!("{}/{name}", &name[..2])
+        }
+        Location::Pack(pack, offset) => {
+            format!(
+                "{}/{}",
+                unpack::directory(&pack),
+                unpack::name(offset, node.stored_bytes())
+            )
+        }
+    })
+}
+
+/// The part of the cache for a prefix that overlayfs is pointed to; no pack and no object has such a directory.
+const PATCHED_PART: &str = "pf";
 
 /// What names the content of a file as it is seen.
 fn content_name(view: &View, node: Node<'_>) -> Result<Digest> {

@@ -6,9 +6,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{IoContext, Result};
 
@@ -25,9 +28,7 @@ pub(crate) struct Draft {
 impl Draft {
     /// Starts a file in `directory`, which must be on the file system of its later place.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("draft-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = directory.join(name);
+        let path = draft_path(directory);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -77,6 +78,69 @@ impl Drop for Draft {
     }
 }
 
+/// A directory that is being filled and has no name that readers know: what is in it appears all at once. Removed when
+/// dropped unpublished. Not durable: for what is trusted only until the machine stops.
+pub(crate) struct DraftDirectory {
+    directory: OwnedFd,
+    path: PathBuf,
+    published: bool,
+}
+
+impl DraftDirectory {
+    /// Starts a directory in `workspace`, which must be on the file system of its later place.
+    pub(crate) fn create(workspace: &Path) -> Result<Self> {
+        let path = draft_path(workspace);
+        fs::create_dir(&path).at("create", &path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(std::io::Error::from)
+            .at("open", &path)?;
+        Ok(Self {
+            directory,
+            path,
+            published: false,
+        })
+    }
+
+    /// Writes a file of the directory: an open, a write and a close, because a draft of each would cost as much again.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let write = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(PUBLISHED_MODE))?;
+            File::from(file).write_all(bytes)
+        };
+        write().at("write", &self.path.join(name))
+    }
+
+    /// Gives the directory its name, unless another one has it: then that one stays.
+    pub(crate) fn publish(mut self, destination: &Path) -> Result<()> {
+        match fs::rename(&self.path, destination) {
+            Ok(()) => {
+                self.published = true;
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
+            result => result.at("publish", destination),
+        }
+    }
+}
+
+impl Drop for DraftDirectory {
+    fn drop(&mut self) {
+        if !self.published {
+            // A draft that stays behind is swept with its workspace.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A name that no other draft has.
+fn draft_path(workspace: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    workspace.join(format!("draft-{}-{number}", std::process::id()))
+}
+
 /// Writes `bytes` to `destination` so that readers see all of it or nothing, and it survives a power cut.
 pub(crate) fn write(workspace: &Path, destination: &Path, bytes: &[u8]) -> Result<()> {
     let mut draft = Draft::create(workspace)?;
@@ -103,6 +167,19 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 /// Creates `directory` and what is missing above it.
 pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
+}
+
+/// Gives a file another name, in place of what is called so.
+pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
+    fs::rename(path, by).at("put aside", path)
+}
+
+/// Makes now the time of a file, for those who ask when it was used. Content is as it was.
+pub(crate) fn touch(path: &Path) -> Result<()> {
+    use nix::sys::stat::{UtimensatFlags, utimensat};
+    use nix::sys::time::TimeSpec;
+    let now = TimeSpec::UTIME_NOW;
+    utimensat(nix::fcntl::AT_FDCWD, path, &now, &now, UtimensatFlags::FollowSymlink).at("set the time of", path)
 }
 
 /// Removes a file; one that is already gone is fine.

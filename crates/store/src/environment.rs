@@ -36,6 +36,9 @@ pub struct Environment {
     pub base: Option<Digest>,
     /// The packages that are not its base's, in link order.
     pub packages: Vec<Package>,
+    /// The layer of what the link scripts of `packages` wrote, if they have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_scripts: Option<Sha256>,
     /// Environment variables that activation sets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
@@ -117,6 +120,7 @@ impl Environment {
             tree,
             base: None,
             packages: Vec::new(),
+            link_scripts: None,
             variables: BTreeMap::new(),
             created_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
             added: Written::default(),
@@ -130,7 +134,7 @@ impl Environment {
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
         let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
         text.push(b'\n');
-        durable::write(workspace.path(), &path(store, &self.signature), &text)
+        durable::write(workspace.path(), &store.path(&name(&self.signature)), &text)
     }
 
     /// Whether it, or one that it stands on, holds a captured layer, so that its packages do not say all that is in it.
@@ -196,6 +200,32 @@ pub fn load(store: &Store, signature: &Digest) -> Result<Environment> {
     get(store, signature)?.ok_or_else(|| store.missing("environment", signature.to_string()))
 }
 
+/// What the file of a record says besides its content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose it is.
+    pub owner_uid: Option<u32>,
+    /// When the environment was used last, or made, in seconds since 1970-01-01 UTC.
+    pub last_used_unix_s: Option<u64>,
+}
+
+/// What the file of the record of `signature` says besides its content.
+#[must_use]
+pub fn facts(store: &Store, signature: &Digest) -> Facts {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path(store, signature)).ok();
+    Facts {
+        owner_uid: metadata.as_ref().map(std::fs::Metadata::uid),
+        last_used_unix_s: metadata.and_then(|metadata| metadata.mtime().try_into().ok()),
+    }
+}
+
+/// Notes in the time of its record that an environment is used now. In a store of somebody else that is not allowed, in one
+/// below not done, and neither is a failure.
+pub fn touch(store: &Store, signature: &Digest) {
+    let _ = durable::touch(&store.path(&name(signature)));
+}
+
 /// The environment whose signature is `text` or starts with it.
 ///
 /// # Errors
@@ -243,11 +273,15 @@ pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
 }
 
 fn signatures(store: &Store) -> Result<Vec<Digest>> {
-    let paths = crate::store::list(&store.path("environments"))?;
-    Ok(paths
+    let paths = store.list_all("environments")?;
+    let mut signatures: Vec<Digest> = paths
         .iter()
         .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
-        .collect())
+        .collect();
+    // Both stores may have the same one.
+    signatures.sort();
+    signatures.dedup();
+    Ok(signatures)
 }
 
 fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment> {
@@ -267,7 +301,11 @@ fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment>
 }
 
 fn path(store: &Store, signature: &Digest) -> PathBuf {
-    store.path("environments").join(format!("{signature}.json"))
+    store.find(&name(signature))
+}
+
+fn name(signature: &Digest) -> String {
+    format!("environments/{signature}.json")
 }
 
 #[cfg(test)]

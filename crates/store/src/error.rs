@@ -1,7 +1,9 @@
 //! What can go wrong in the store. Every error says which file, and keeps its cause.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,6 +40,19 @@ pub enum Error {
         /// The store that was searched.
         store: PathBuf,
     },
+    /// Somebody holds a lock for too long.
+    #[error(
+        "`{}` is held by {} for more than {} s: end it, or wait for it and try again",
+        path.display(), by(holders), limit.as_secs()
+    )]
+    Held {
+        /// The locked file.
+        path: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+        /// Who holds it.
+        holders: Vec<Holder>,
+    },
     /// The store was made by a newer version.
     #[error("the store `{}` needs a newer envfs: it uses {what}", path.display())]
     NewerFormat {
@@ -58,6 +73,32 @@ impl Error {
             path: path.to_owned(),
             what: what.into(),
         }
+    }
+}
+
+/// A process of this host that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// Its name; empty if this user may not see it.
+    pub name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.pid)?;
+        if self.name.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.name)
+    }
+}
+
+fn by(holders: &[Holder]) -> String {
+    match holders {
+        [] => "a process of another host or user".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -151,7 +151,7 @@ impl<'a> Ingest<'a> {
     pub fn publish(mut self) -> Result<Written> {
         if !self.pack.is_empty() {
             let sealed = self.pack.seal()?;
-            let path = self.store.pack_path(&sealed.id);
+            let path = self.store.own_pack_path(&sealed.id);
             sealed.draft.publish(&path)?;
             self.relied_on.insert(directory_of(&path));
             self.store.add_to_index(sealed.id, sealed.entries);
@@ -161,7 +161,7 @@ impl<'a> Ingest<'a> {
         let mut new_shard = false;
         for (digest, draft) in self.whole {
             draft.sync()?;
-            let path = self.store.object_path(&digest);
+            let path = self.store.own_object_path(&digest);
             let shard = directory_of(&path);
             if !shard.exists() {
                 durable::create_directory(&shard)?;
@@ -222,10 +222,14 @@ impl<'a> Ingest<'a> {
         match self.store.locate(digest)? {
             None => Ok(false),
             Some(location) => {
-                self.relied_on.insert(match location {
+                let directory = match location {
                     Location::Pack(..) => self.store.path("packs"),
                     Location::Object => directory_of(&self.store.object_path(digest)),
-                });
+                };
+                // A store below has been durable for long.
+                if directory.starts_with(self.store.root()) {
+                    self.relied_on.insert(directory);
+                }
                 Ok(true)
             }
         }

@@ -94,6 +94,14 @@ impl Store {
         }
     }
 
+    /// The layer called `name`, which something refers to.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn require_layer(&self, name: &Sha256) -> Result<Layer> {
+        self.layer(name)?.ok_or_else(|| self.missing("layer", name.to_string()))
+    }
+
     /// Whether the archive with this SHA-256 was ingested.
     #[must_use]
     pub fn has_layer(&self, archive: &Sha256) -> bool {
@@ -101,8 +109,12 @@ impl Store {
     }
 
     pub(crate) fn layer_path(&self, archive: &Sha256) -> PathBuf {
-        self.path("layers").join(archive.to_string())
+        self.find(&layer_name(archive))
     }
+}
+
+fn layer_name(archive: &Sha256) -> String {
+    format!("layers/{archive}")
 }
 
 impl Layer {
@@ -112,7 +124,7 @@ impl Layer {
     /// When the store cannot be written.
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<u64> {
         let bytes = self.to_bytes();
-        durable::write(workspace.path(), &store.layer_path(&self.archive), &bytes)?;
+        durable::write(workspace.path(), &store.path(&layer_name(&self.archive)), &bytes)?;
         Ok(bytes.len() as u64)
     }
 

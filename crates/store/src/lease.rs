@@ -1,15 +1,18 @@
 //! Who uses what: a lease is a locked file, and the kernel drops the lock with its process.
 //!
 //! A crash never leaks a lease: a file that nobody holds locked is one whose process is gone, and whoever lists
-//! leases sweeps it.
+//! leases sweeps it. Where several hosts share a store, a lock of one need not be seen by the others: a lease says on which boot
+//! of which host it was taken, and that of another host counts until it is [`FOREIGN_LIFE`] old.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, IoContext, Result};
+use crate::host::Host;
 use crate::lock::FileLock;
 use crate::store::Store;
 
@@ -46,11 +49,31 @@ pub struct LeaseRecord {
 /// Records are padded to a multiple of this, so that another process number changes no length.
 const PADDED_BYTES: usize = 64;
 
+/// How long a lease of another host counts whose lock is not seen here: longer than functions run, and short enough that a
+/// host that is gone does not keep things for ever.
+pub const FOREIGN_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// A lease as it stands in its file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    #[serde(flatten)]
+    record: LeaseRecord,
+    #[serde(flatten)]
+    host: Host,
+}
+
 /// A lease that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     lock: FileLock,
     path: PathBuf,
+}
+
+impl std::os::fd::AsFd for Lease {
+    /// The locked file: whoever holds a copy of its descriptor holds the lease.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.lock.file().as_fd()
+    }
 }
 
 impl Lease {
@@ -77,7 +100,11 @@ impl Lease {
     /// # Errors
     /// When the store cannot be written.
     pub fn update(&self, record: &LeaseRecord) -> Result<()> {
-        let mut text = serde_json::to_vec(record).map_err(|error| Error::corrupt(&self.path, error.to_string()))?;
+        let written = Written {
+            record: record.clone(),
+            host: Host::current(),
+        };
+        let mut text = serde_json::to_vec(&written).map_err(|error| Error::corrupt(&self.path, error.to_string()))?;
         let padded = text.len().next_multiple_of(PADDED_BYTES);
         // Written at once over what is there: whoever reads meanwhile sees a whole record.
         text.resize(padded - 1, b' ');
@@ -88,28 +115,52 @@ impl Lease {
     }
 }
 
-/// The leases that are held now. Sweeps those whose processes are gone.
+/// The leases that processes of this host hold now. Sweeps those whose processes are gone.
 ///
 /// # Errors
 /// When the directory cannot be listed.
 pub fn list(store: &Store) -> Result<Vec<LeaseRecord>> {
-    let mut leases = Vec::new();
+    Ok(held(store)?.0)
+}
+
+/// The leases that processes of other hosts hold, as far as can be told from here.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn list_foreign(store: &Store) -> Result<Vec<LeaseRecord>> {
+    Ok(held(store)?.1)
+}
+
+/// The leases of this host and those of others.
+fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    let here = Host::current();
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
     for path in crate::store::list(&store.path("leases"))? {
-        match FileLock::try_transient(&path) {
-            // Nobody held it: dropping our own lock removes the file.
-            Ok(Some(_abandoned)) => {}
-            Ok(None) => {
-                if let Some(record) = std::fs::read(&path)
-                    .ok()
-                    .and_then(|text| serde_json::from_slice(&text).ok())
-                {
-                    leases.push(record);
+        let lock = FileLock::try_transient(&path)?;
+        let written = std::fs::read(&path).ok();
+        let written: Option<Written> = written.and_then(|text| serde_json::from_slice(&text).ok());
+        let is_foreign = written
+            .as_ref()
+            .is_some_and(|written| here.is_apart_from(&written.host));
+        match (lock, written) {
+            // The lock of another host need not be seen here.
+            (lock, Some(written)) if is_foreign => {
+                let age_s = now.saturating_sub(written.record.started_unix_s);
+                match lock {
+                    Some(lock) if age_s <= FOREIGN_LIFE.as_secs() => lock.leave(),
+                    Some(_expired) => continue,
+                    None => {}
                 }
+                foreign.push(written.record);
             }
-            Err(error) => return Err(error),
+            // Nobody held it: dropping our own lock removes the file.
+            (Some(_abandoned), _) => {}
+            (None, Some(written)) => own.push(written.record),
+            (None, None) => {}
         }
     }
-    Ok(leases)
+    Ok((own, foreign))
 }
 
 #[cfg(test)]
@@ -130,7 +181,7 @@ mod tests {
             started_unix_s: 1,
         };
         let lease = Lease::take(&store, &record).unwrap();
-        assert_eq!(list(&store).unwrap(), [record.clone()]);
+        assert_eq!(list(&store).unwrap(), std::slice::from_ref(&record));
         let changed = LeaseRecord {
             pid: u32::MAX,
             keeper_pid: Some(record.pid),
@@ -143,5 +194,43 @@ mod tests {
         std::fs::write(store.root().join("leases/1-abandoned.json"), "{}").unwrap();
         assert_eq!(list(&store).unwrap(), []);
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lease_of_another_host_counts_until_it_is_old_and_one_of_an_earlier_boot_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let here = Host::current();
+        let write = |name: &str, host: &str, boot: &str, age_s: u64| {
+            let record = LeaseRecord {
+                kind: LeaseKind::Run,
+                signature: Digest::of(b"x"),
+                mount_point: "/envs/x".into(),
+                pid: 1,
+                keeper_pid: None,
+                uid: 0,
+                started_unix_s: now - age_s,
+            };
+            let written = Written {
+                record: record.clone(),
+                host: Host {
+                    host: host.to_owned(),
+                    boot: boot.to_owned(),
+                },
+            };
+            let text = serde_json::to_vec(&written).unwrap();
+            std::fs::write(store.root().join("leases").join(name), text).unwrap();
+            record
+        };
+        let alive = write("1-a.json", "elsewhere", "another", 3600);
+        write("1-b.json", "elsewhere", "another", FOREIGN_LIFE.as_secs() + 1);
+        write("1-c.json", &here.host, "an earlier one", 3600);
+        write("1-d.json", "a container", &here.boot, 3600);
+        for _ in 0..2 {
+            assert_eq!(list(&store).unwrap(), []);
+            assert_eq!(list_foreign(&store).unwrap(), std::slice::from_ref(&alive));
+        }
+        assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 1);
     }
 }

@@ -21,19 +21,27 @@
 //! | [`view`] | a tree as it looks at one prefix |
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
+//! | [`built`] | wheels that were built of sources |
+//! | [`trace`] | what the first runs of a tree opened, for the next cold start |
 //! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
+//! | `host` | which kernel this is, where several share a store |
+//! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
+//! | [`warm`] | which environments stay mounted though nobody uses them |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod answers;
+pub mod built;
 pub mod cache;
 pub mod capture;
 pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+mod host;
+pub mod index;
 pub mod ingest;
 pub mod layer;
 pub mod lease;
@@ -50,15 +58,17 @@ pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;
+pub mod trace;
 pub mod tree;
 mod usage;
 mod verify;
 pub mod view;
+pub mod warm;
 mod wire;
 pub mod workspace;
 
 pub use digest::Digest;
 pub use durable::remove_tree;
-pub use error::{Error, Result};
+pub use error::{Error, Holder, Result};
 pub use store::Store;
 pub use usage::Usage;

@@ -12,12 +12,13 @@
 //!   leases/           what running mounts, runs and builds hold
 //!   mnt/              an empty directory for private mounts
 //!   cache/            copies for the kernel, trusted only in the boot that made them
+//!   traces/           what the first runs of a tree opened
 //!   linked/           which directories hold linked environments
 //!   writable/         what was written into writable mounts
 //!   tmp/              drafts; swept when their process is gone
 //! ```
 //!
-//! Everything but `tmp`, `leases`, `cache`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
+//! Everything but `tmp`, `leases`, `cache`, `traces`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
 use std::collections::HashMap;
@@ -43,7 +44,16 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// A store that is only read: what it holds need not be here.
+    lower: Option<Store>,
     packs: Mutex<PackCache>,
+}
+
+/// Nothing is removed from a store, nor from the one below it, while this lives.
+#[derive(Debug)]
+pub struct SharedLock {
+    _own: FileLock,
+    _lower: Option<Box<Self>>,
 }
 
 /// What is known of the packs so far.
@@ -108,13 +118,37 @@ impl Store {
     /// # Errors
     /// When the directory cannot be made or read, or was made by a newer version.
     pub fn open(root: &Path) -> Result<Self> {
-        let root = std::path::absolute(root).at("resolve", root)?;
-        let store = Self(Arc::new(Inner {
-            root,
+        Self::new(root, None)?.opened()
+    }
+
+    /// Opens the store at `root` over the one at `lower`, such as a user's over the system's. What the lower one holds is found
+    /// as if it were here, and is not written again; nothing is ever written there.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; or when there is no store at `lower`.
+    pub fn open_over(root: &Path, lower: &Path) -> Result<Self> {
+        let lower = Self::new(lower, None)?;
+        let format = lower.path("FORMAT");
+        lower.check_format(&fs::read(&format).at("read", &format)?, false)?;
+        let upper = Self::new(root, Some(lower.clone()))?;
+        if is_same_directory(upper.root(), lower.root()) {
+            return lower.opened();
+        }
+        upper.opened()
+    }
+
+    fn new(root: &Path, lower: Option<Self>) -> Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            root: std::path::absolute(root).at("resolve", root)?,
+            lower,
             packs: Mutex::default(),
-        }));
+        })))
+    }
+
+    fn opened(self) -> Result<Self> {
+        let store = self;
         match fs::read(store.path("FORMAT")) {
-            Ok(bytes) => store.check_format(&bytes)?,
+            Ok(bytes) => store.check_format(&bytes, true)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.initialise()?,
             Err(source) => {
                 return Err(Error::Io {
@@ -133,6 +167,19 @@ impl Store {
         &self.0.root
     }
 
+    /// The store below this one, which is only read.
+    #[must_use]
+    pub fn lower(&self) -> Option<&Self> {
+        self.0.lower.as_ref()
+    }
+
+    /// The directories that hold whole objects, this store's first.
+    #[must_use]
+    pub fn object_directories(&self) -> Vec<PathBuf> {
+        let below = self.lower().map(Self::object_directories).unwrap_or_default();
+        [vec![self.path("objects")], below].concat()
+    }
+
     /// An empty directory in which private mounts are made.
     #[must_use]
     pub fn mount_root(&self) -> PathBuf {
@@ -149,8 +196,16 @@ impl Store {
     ///
     /// # Errors
     /// When the lock file cannot be opened.
-    pub fn share(&self) -> Result<FileLock> {
-        FileLock::shared(&self.path("lock"))
+    pub fn share(&self) -> Result<SharedLock> {
+        let lower = match self.lower().map(Self::share).transpose() {
+            // Where no lock can be had, as on a medium that cannot be written, nobody removes anything either.
+            Err(Error::Io { .. }) => None,
+            lower => lower?,
+        };
+        Ok(SharedLock {
+            _own: FileLock::shared(&self.path("lock"))?,
+            _lower: lower.map(Box::new),
+        })
     }
 
     /// Holds the making of the thing called `name`: who comes second waits, and then finds it made.
@@ -184,7 +239,9 @@ impl Store {
                 }
                 Ok(ObjectBytes::Whole(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search_packs(digest, size_bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.search_packs(digest, size_bytes, location)
+            }
             Err(source) => Err(Error::Io {
                 action: "open",
                 path,
@@ -209,10 +266,11 @@ impl Store {
         if packs.indexed.is_empty() {
             self.index_packs(&mut packs)?;
         }
-        Ok(packs
-            .index
-            .get(digest)
-            .map(|(pack, entry)| Location::Pack(*pack, entry.offset_bytes)))
+        match (packs.index.get(digest), self.lower()) {
+            (Some((pack, entry)), _) => Ok(Some(Location::Pack(*pack, entry.offset_bytes))),
+            (None, Some(lower)) => lower.locate(digest),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Where the object called `digest` is, also if another process has brought it since this one looked.
@@ -239,8 +297,12 @@ impl Store {
     /// Where a whole object is, or would be.
     #[must_use]
     pub fn object_path(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.to_string();
-        self.path("objects").join(&hex[..2]).join(&hex)
+        self.find(&object_name(digest))
+    }
+
+    /// Where a whole object is put.
+    pub(crate) fn own_object_path(&self, digest: &Digest) -> PathBuf {
+        self.path(&object_name(digest))
     }
 
     /// How many objects are in packs.
@@ -252,12 +314,35 @@ impl Store {
         Ok(self.packs().index.len() as u64)
     }
 
+    /// Where `name` is put in this store.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.root.join(name)
     }
 
+    /// Where `name` is found: in this store or in the one below; where it would be put, if it is nowhere.
+    pub(crate) fn find(&self, name: &str) -> PathBuf {
+        let own = self.path(name);
+        match self.lower() {
+            Some(lower) if !own.exists() => Some(lower.find(name)).filter(|below| below.exists()).unwrap_or(own),
+            _ => own,
+        }
+    }
+
+    /// The entries of the directory `name` here and in the store below, sorted.
+    pub(crate) fn list_all(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut paths = list(&self.path(name))?;
+        if let Some(lower) = self.lower() {
+            paths.extend(lower.list_all(name)?);
+        }
+        Ok(paths)
+    }
+
     pub(crate) fn pack_path(&self, id: &Digest) -> PathBuf {
-        self.path("packs").join(format!("{id}.pack"))
+        self.find(&pack_name(id))
+    }
+
+    pub(crate) fn own_pack_path(&self, id: &Digest) -> PathBuf {
+        self.path(&pack_name(id))
     }
 
     pub(crate) fn missing(&self, kind: &'static str, name: String) -> Error {
@@ -271,7 +356,7 @@ impl Store {
     /// Remembers a pack that was just published.
     pub(crate) fn add_to_index(&self, id: Digest, entries: Vec<PackEntry>) {
         let mut packs = self.packs();
-        packs.indexed.insert(self.pack_path(&id));
+        packs.indexed.insert(self.own_pack_path(&id));
         for entry in entries {
             packs.index.insert(entry.digest, (id, entry));
         }
@@ -294,7 +379,7 @@ impl Store {
         durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)
     }
 
-    fn check_format(&self, bytes: &[u8]) -> Result<()> {
+    fn check_format(&self, bytes: &[u8], is_written: bool) -> Result<()> {
         let path = self.path("FORMAT");
         let format: Format = serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
         let newer = |what| {
@@ -306,7 +391,8 @@ impl Store {
         if format.format > FORMAT_VERSION {
             return newer(format!("format {}", format.format));
         }
-        match format.incompatible.iter().chain(&format.read_only_compatible).next() {
+        let of_writers = format.read_only_compatible.iter().filter(|_| is_written);
+        match format.incompatible.iter().chain(of_writers).next() {
             Some(feature) => newer(format!("the feature `{feature}`")),
             None => Ok(()),
         }
@@ -325,11 +411,14 @@ impl Store {
         (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    fn search_packs(&self, digest: &Digest, size_bytes: u64) -> Result<ObjectBytes> {
+    fn search_packs(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
         self.refresh()?;
         let found = self.packs().index.get(digest).copied();
         let Some((pack, entry)) = found else {
-            return Err(self.missing("object", digest.to_string()));
+            return match self.lower() {
+                Some(lower) => lower.open_object(digest, size_bytes, location),
+                None => Err(self.missing("object", digest.to_string())),
+            };
         };
         match self.read_packed(&pack, entry.offset_bytes, digest, size_bytes) {
             Some(bytes) => Ok(ObjectBytes::Small(bytes)),
@@ -374,6 +463,20 @@ impl Store {
         // The cache holds only what was read from immutable files, so it is right whoever panicked.
         self.0.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn object_name(digest: &Digest) -> String {
+    let hex = digest.to_string();
+    format!("objects/{}/{hex}", &hex[..2])
+}
+
+fn pack_name(id: &Digest) -> String {
+    format!("packs/{id}.pack")
+}
+
+/// Whether both are the same directory, by whatever paths.
+fn is_same_directory(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 impl std::fmt::Debug for Store {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -198,6 +199,21 @@ impl OpenFile {
             (ObjectBytes::Whole(file), None) => Some(file),
             _ => None,
         }
+    }
+
+    /// The stored object's own descriptor, where it is a whole file, patched or not.
+    #[must_use]
+    pub fn stored_object(&self) -> Option<&File> {
+        match &self.stored {
+            ObjectBytes::Whole(file) => Some(file),
+            ObjectBytes::Small(_) => None,
+        }
+    }
+
+    /// Whether the bytes in `range` are those that the stored object has at the same place.
+    #[must_use]
+    pub fn is_stored(&self, range: &Range<u64>) -> bool {
+        self.plan.as_ref().is_none_or(|plan| plan.is_stored(range))
     }
 
     /// Fills `buffer` from `offset`; fewer bytes than it holds only at the end of the file.

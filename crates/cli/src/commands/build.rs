@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use envfs_fuse::backend::{self, BackendError};
-use envfs_solver::Built;
+use envfs_solver::{Built, ScriptOutput};
 use envfs_store::Store;
 use envfs_store::digest::Digest;
 use envfs_store::environment::Environment;
@@ -47,6 +47,7 @@ struct Report<'a> {
     new_bytes: u64,
     new_inodes: u64,
     clashes: usize,
+    link_scripts: &'a [ScriptOutput],
     seconds: f64,
     #[serde(flatten)]
     origin: Option<&'a Origin>,
@@ -79,6 +80,23 @@ pub(crate) fn prepare(store: &Store, environment: &Environment) -> Result<(), Cl
     Ok(backend::prepare(&service).map_err(BackendError::from)?)
 }
 
+fn report_scripts(context: &Context, built: &Built) {
+    for output in &built.script_outputs {
+        context.note(&format!("{}:\n  {}", output.script, output.text.replace('\n', "\n  ")));
+    }
+    for path in &built.bound {
+        context.note(&format!(
+            "note: a link script wrote {path}, which names the place of private runs and is right only there"
+        ));
+    }
+    if !built.skipped_scripts.is_empty() {
+        context.note(&format!(
+            "note: link scripts are not run: {}",
+            built.skipped_scripts.join(", ")
+        ));
+    }
+}
+
 /// Says what was built, and what it is called.
 pub(crate) fn report(context: &Context, built: &Built, seconds: f64, origin: Option<&Origin>) -> Result<(), CliError> {
     let environment = &built.environment;
@@ -86,12 +104,7 @@ pub(crate) fn report(context: &Context, built: &Built, seconds: f64, origin: Opt
     for clash in &built.clashes {
         tracing::info!("{}: that of {} hides that of {}", clash.path, clash.winner, clash.loser);
     }
-    if !built.link_scripts.is_empty() {
-        context.note(&format!(
-            "note: link scripts are not run: {}",
-            built.link_scripts.join(", ")
-        ));
-    }
+    report_scripts(context, built);
     if context.json {
         return context.print_json(&Report {
             signature: environment.signature,
@@ -104,6 +117,7 @@ pub(crate) fn report(context: &Context, built: &Built, seconds: f64, origin: Opt
             new_bytes: built.written.bytes,
             new_inodes: built.written.inodes,
             clashes: built.clashes.len(),
+            link_scripts: &built.script_outputs,
             seconds,
             origin,
         });

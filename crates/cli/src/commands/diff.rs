@@ -1,7 +1,6 @@
-//! `envfs diff`: what is different between two environments, or in a mount that was written to.
+//! `envfs diff`: what is different between two environments, or in one that was written to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use envfs_store::Store;
@@ -15,14 +14,15 @@ use crate::known;
 use crate::output;
 use crate::writable::Opened;
 
-/// Show which packages differ between two environments, or what was written into a mount
+/// Show which packages differ between two environments, or what was written into one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs diff 3fb1c2d4 a90be120    packages: - only in the first, + only in the second, ~ changed\n  \
-    envfs diff /envs/x              files of a writable mount: - removed, + added, ~ modified\n\n\
+    envfs diff /envs/x              files of a writable mount: - removed, + added, ~ modified\n  \
+    envfs diff 3fb1c2d4             the same of what `envfs run --writable` has kept\n\n\
     The exit code is 0 whether they differ or not.")]
 pub(crate) struct DiffArgs {
-    /// The one environment, or the path of a writable mount
+    /// The one environment; alone, one that was run --writable, a writable mount, or a directory of --upper
     #[arg(value_name = "A|PATH")]
     a: String,
     /// The other environment
@@ -54,7 +54,7 @@ struct Change {
 
 pub(crate) fn execute(context: &Context, args: &DiffArgs) -> Result<ExitCode, CliError> {
     let Some(b) = &args.b else {
-        return diff_mount(context, Path::new(&args.a));
+        return diff_written(context, &args.a);
     };
     let (a, b) = (known::environment(context, &args.a)?, known::environment(context, b)?);
     let difference = Difference::of(&context.store()?, &a, &b)?;
@@ -66,8 +66,8 @@ pub(crate) fn execute(context: &Context, args: &DiffArgs) -> Result<ExitCode, Cl
     Ok(ExitCode::SUCCESS)
 }
 
-fn diff_mount(context: &Context, path: &Path) -> Result<ExitCode, CliError> {
-    let opened = Opened::open(&context.store()?, path)?;
+fn diff_written(context: &Context, what: &str) -> Result<ExitCode, CliError> {
+    let opened = Opened::open(&context.store()?, what)?;
     let changes = opened.as_writable().changes()?;
     if context.json {
         let files = changes.iter().map(|change| WrittenFile {

@@ -1,29 +1,31 @@
-//! `envfs discard`: forget what was written into a mount.
+//! `envfs discard`: forget what was written into an environment.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use envfs_fuse::unmount;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::writable;
+use crate::writable::Found;
 
-/// Unmount a writable mount and forget what was written into it
+/// Forget what was written into an environment
 #[derive(Debug, clap::Args)]
-#[command(after_help = "What was not committed is gone. To keep it for later, use `envfs umount`.")]
+#[command(after_help = "Examples:\n  \
+    envfs discard /envs/x     unmounts it first, if it is mounted\n  \
+    envfs discard 3fb1c2d4    what `envfs run --writable` has kept\n\n\
+    What was not committed is gone. To keep it for later, use `envfs umount`.")]
 pub(crate) struct DiscardArgs {
-    /// A writable mount, or where one was
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    /// A writable mount, where one was, an environment that was run --writable, or a directory of --upper
+    #[arg(value_name = "PATH|ENV")]
+    what: String,
 }
 
 pub(crate) fn execute(context: &Context, args: &DiscardArgs) -> Result<ExitCode, CliError> {
     let store = context.store()?;
-    let (state, is_mounted) = writable::find_state(&store, &args.path)?;
-    if is_mounted {
-        unmount::unmount(&store, &args.path, false)?;
+    let found = Found::find(&store, &args.what)?;
+    if found.is_mounted {
+        unmount::unmount(&store, &found.record.mount_point, false)?;
     }
-    state.discard()?;
+    found.state.discard()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,8 @@ use crate::commands::build::{self, Origin};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
-use crate::recipe::{DEFAULT_MAX_AGE, Kept, Opened, Recipe};
+use crate::recipe::{Kept, Opened, Recipe};
+use crate::units;
 
 /// Print the signature of an environment, and make what is missing of it
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,8 @@ use crate::recipe::{DEFAULT_MAX_AGE, Kept, Opened, Recipe};
 pub(crate) struct EnsureArgs {
     #[command(flatten)]
     recipe: Recipe,
-    /// How old a solution may be that is used without asking again: 90s, 30m, 12h, 7d [default: 24h]
-    #[arg(long, value_name = "AGE", value_parser = output::parse_duration)]
+    /// How old a solution may be that is used without asking again: 90s, 30m, 12h, 7d [default: `max-age` of the configuration, or 24h]
+    #[arg(long, value_name = "AGE", value_parser = units::span)]
     max_age: Option<Duration>,
     /// Solve again, whatever is known
     #[arg(long, conflicts_with = "max_age")]
@@ -40,7 +41,7 @@ pub(crate) fn execute(context: &Context, args: &EnsureArgs) -> Result<ExitCode, 
     let max_age = if args.refresh {
         None
     } else {
-        Some(args.max_age.unwrap_or(DEFAULT_MAX_AGE))
+        Some(args.max_age.unwrap_or(context.settings()?.max_age.value))
     };
     let (built, origin) = ensure(context, &args.recipe.open(context)?, max_age)?;
     if args.prepare {

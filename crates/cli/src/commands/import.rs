@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use envfs_solver::{ImportRequest, Imported, ImportedPackage, Origin, Outside, PrefixKind, import};
 use envfs_store::capture::{Change, ChangeKind};
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::link_scripts;
 use crate::output;
 use crate::progress::Bar;
 
@@ -34,6 +36,9 @@ pub(crate) struct ImportArgs {
     /// Do not compile the modules that packages bring without bytecode; Python then does so at each start
     #[arg(long, env = "ENVFS_NO_PYC", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     no_pyc: bool,
+    /// Do not run the packages' link scripts; what they wrote in the directory is a change then
+    #[arg(long)]
+    no_link_scripts: bool,
 }
 
 /// What an import found, as `--json` prints it.
@@ -94,6 +99,7 @@ pub(crate) fn execute(context: &Context, args: &ImportArgs) -> Result<ExitCode, 
         prefix: args.prefix.clone(),
         fetch: args.fetch,
         bytecode: !args.no_pyc,
+        link_scripts: (!args.no_link_scripts).then(|| Arc::new(link_scripts::Sandboxed) as _),
         keep_outside: args.keep_outside,
     };
     let bar = Bar::new(context.quiet || context.json);

@@ -11,10 +11,11 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::context::{Context, data_home, variable};
+use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::resolve::{Handle, Reference};
+use crate::surroundings::{variable, xdg};
 
 /// Where Jupyter looks besides the user's own directory (`jupyter --paths`).
 const SYSTEM: [&str; 2] = ["/usr/local/share/jupyter", "/usr/share/jupyter"];
@@ -101,10 +102,12 @@ impl Place {
             return Ok(PathBuf::from(prefix).join("share/jupyter"));
         }
         let named = variable("JUPYTER_DATA_DIR").map(PathBuf::from);
-        named.or_else(|| Some(data_home()?.join("jupyter"))).ok_or_else(|| {
-            CliError::new("there is no place for kernels: none of JUPYTER_DATA_DIR, XDG_DATA_HOME and HOME is set")
-                .help("say where with `--prefix DIR`")
-        })
+        named
+            .or_else(|| Some(xdg("XDG_DATA_HOME", ".local/share")?.join("jupyter")))
+            .ok_or_else(|| {
+                CliError::new("there is no place for kernels: none of JUPYTER_DATA_DIR, XDG_DATA_HOME and HOME is set")
+                    .help("say where with `--prefix DIR`")
+            })
     }
 }
 

@@ -115,7 +115,7 @@ pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, Cl
         })?;
     } else {
         for contents in &solutions {
-            let count = output::count((contents.packages.len() + contents.wheels.len()) as u64, "package");
+            let count = output::count(contents.len() as u64, "package");
             context.note(&format!("{}: {count} for {}", args.output.display(), contents.subdir));
         }
     }
@@ -225,8 +225,15 @@ fn describe(contents: &LockedContents) -> Platform {
         build: wheel.file_name().tag(),
         url: wheel.redacted_url(),
     });
+    let sources = contents.sources.iter().map(|source| Package {
+        kind: "pypi",
+        name: source.name().to_owned(),
+        version: source.version().unwrap_or_default().to_owned(),
+        build: "source".to_owned(),
+        url: source.place().redacted_url(),
+    });
     Platform {
         platform: contents.subdir.to_string(),
-        packages: packages.chain(wheels).collect(),
+        packages: packages.chain(wheels).chain(sources).collect(),
     }
 }

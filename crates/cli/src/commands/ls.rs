@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use envfs_store::environment::{self, Environment};
+use envfs_store::index::Metadata;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output;
+use crate::{metadata, output};
 
 /// List the environments of the store
 #[derive(Debug, clap::Args)]
@@ -23,15 +24,21 @@ struct Row {
     added_bytes: u64,
     added_inodes: u64,
     created_unix_s: u64,
+    /// What is known of its use; nothing where there is no index.
+    #[serde(flatten)]
+    metadata: Metadata,
 }
 
 pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, CliError> {
     let store = context.store()?;
+    let known = metadata::open(context, &store).and_then(|index| index.all().ok());
+    let mut known = known.unwrap_or_default();
     let mut rows = Vec::new();
     for environment in environment::list(&store)? {
         match environment.and_then(|environment| {
             let packages = environment.all_packages(&store)?.len();
-            Ok(row(&environment, packages))
+            let metadata = known.remove(&environment.signature).unwrap_or_default();
+            Ok(row(&environment, packages, metadata))
         }) {
             Ok(row) => rows.push(row),
             // One damaged record must not hide the others.
@@ -44,15 +51,25 @@ pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, Cli
     } else {
         let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
         output::table(
-            &["SIGNATURE", "PLATFORM", "PACKAGES", "BASE", "ADDED", "INODES", "AGE"],
-            &[2, 4, 5, 6],
+            &[
+                "SIGNATURE",
+                "PLATFORM",
+                "PACKAGES",
+                "BASE",
+                "ADDED",
+                "INODES",
+                "AGE",
+                "USES",
+                "LAST USE",
+            ],
+            &[2, 4, 5, 6, 7, 8],
             &cells,
         )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(environment: &Environment, packages: usize) -> Row {
+fn row(environment: &Environment, packages: usize, metadata: Metadata) -> Row {
     Row {
         signature: environment.signature.to_string(),
         subdir: environment.subdir.clone(),
@@ -62,6 +79,7 @@ fn row(environment: &Environment, packages: usize) -> Row {
         added_bytes: environment.added.bytes,
         added_inodes: environment.added.inodes,
         created_unix_s: environment.created_unix_s,
+        metadata,
     }
 }
 
@@ -77,6 +95,10 @@ impl Row {
             output::bytes(self.added_bytes),
             self.added_inodes.to_string(),
             output::age(self.created_unix_s),
+            self.metadata.uses.to_string(),
+            self.metadata
+                .last_used_unix_s
+                .map_or_else(|| "-".to_owned(), output::age),
         ]
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod commit;
+pub(crate) mod config;
 pub(crate) mod diff;
 pub(crate) mod discard;
 pub(crate) mod ensure;
@@ -21,6 +22,8 @@ pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod store;
+pub(crate) mod trace;
 pub(crate) mod umount;
 pub(crate) mod variants;
 pub(crate) mod version;
+pub(crate) mod warm;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::with::WithArgs;
-use crate::{output, writable};
+use crate::{metadata, output, writable};
 
 /// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
@@ -121,9 +121,14 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         return explain(context);
     }
     // Before anything is built: a directory that cannot be mounted on stays one.
+    if args.writable {
+        writable::check_mount()?;
+    }
     let mount_point = mount::check_mount_point(path)?;
     let environment = args.with.environment(context, environment)?;
-    let service = service(&context.store()?, &environment, &mount_point, LeaseKind::Mount)?;
+    let store = context.store()?;
+    metadata::used(context, &store, &environment);
+    let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,
         allow_other: args.allow_other,

@@ -5,19 +5,30 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use envfs_fuse::Command;
 use envfs_fuse::backend::Choice;
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::run::{self, Place, RunError};
+use envfs_fuse::sandbox::Sandbox;
+use envfs_fuse::service::Service;
+use envfs_fuse::warm::{self, Found};
+use envfs_fuse::writable::State;
 use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
+use envfs_store::warm::Until;
+use envfs_store::workspace::Workspace;
 
 use crate::activate;
 use crate::commands::mount::{BackendArgs, service};
-use crate::context::{Context, variable};
+use crate::commands::warm::start_tending;
+use crate::context::Context;
 use crate::error::CliError;
+use crate::surroundings::variable;
 use crate::with::WithArgs;
+use crate::{metadata, units, writable};
 
 /// What a shell exits with when there is no such program, and when it cannot be executed (POSIX.1-2017, Shell
 /// Command Language, 2.8.2).
@@ -30,10 +41,14 @@ const NOT_EXECUTABLE: u8 = 126;
     envfs run 3fb1c2d4 -- python train.py\n  \
     envfs run environment.yml -- python -c 'import numpy'    builds it first, if it is not built\n  \
     envfs run 3fb1c2d4 --with 'httpx>=0.27' -- python        with a package on top, this time only\n  \
-    envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n\n\
+    envfs run 3fb1c2d4 --idle -- python -c pass               the next run finds it mounted\n  \
+    envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n  \
+    envfs run --writable 3fb1c2d4 -- pip install x            kept for the next such run; see `envfs commit`\n\n\
     The environment is activated as conda does it, and mounted where only the command and what it starts\n\
-    can see it. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such\n\
-    program. Nothing stays behind.")]
+    can see it. Where it is mounted already, by `envfs warm`, `envfs mount` or a run before, the command runs\n\
+    there. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such program.\n\
+    Nothing stays behind but, with --idle, the mount and, with --writable, what was written: `envfs diff`,\n\
+    `envfs commit` and `envfs discard` with the same <ENV> show it, make an environment of it, and forget it.")]
 pub(crate) struct RunArgs {
     /// A signature, a name, a lock file or an environment.yml
     #[arg(value_name = "ENV")]
@@ -41,10 +56,33 @@ pub(crate) struct RunArgs {
     /// Mount at this empty directory, for everybody, while the command runs
     #[arg(long, value_name = "PATH")]
     mount_at: Option<PathBuf>,
+    /// Leave it mounted for the next run, until nobody has used it for so long: 30s, 10m, 1h [without a value: 10m]
+    #[arg(
+        long,
+        value_name = "AGE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "10m",
+        value_parser = units::span,
+        conflicts_with_all = ["mount_at", "fresh", "writable", "scratch"]
+    )]
+    idle: Option<Duration>,
+    /// Mount it anew for this command alone, even where it is mounted
+    #[arg(long)]
+    fresh: bool,
     #[command(flatten)]
     with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
+    /// Let it be written to: changes are kept apart, and the environment itself stays as it is
+    #[arg(long, conflicts_with_all = ["mount_at", "backend"])]
+    writable: bool,
+    /// Let it be written to, and forget what is written when the command has ended
+    #[arg(long, conflicts_with_all = ["mount_at", "backend", "writable"])]
+    scratch: bool,
+    /// Keep what is written in this directory [default: in the store]
+    #[arg(long, value_name = "DIR", requires = "writable")]
+    upper: Option<PathBuf>,
     /// The command and its arguments
     #[arg(
         value_name = "CMD",
@@ -59,28 +97,45 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
     let environment = args.with.environment(context, &args.environment)?;
     let store = context.store()?;
+    metadata::used(context, &store, &environment);
     let runner = Runner {
         store: &store,
         environment: &environment,
         command: &args.command,
         choice: args.backend.choice(),
     };
+    // Who chooses how it is served, or where, gets a mount of its own.
+    let may_be_anywhere = mount_at.is_none() && !args.fresh && !args.writable && !args.scratch;
+    if may_be_anywhere && args.backend.choice().is_none() {
+        let idle = args
+            .idle
+            .or(context.settings()?.idle.value)
+            .filter(|idle| !idle.is_zero());
+        if let Some(refused) = runner.run_where_it_is(context, idle)? {
+            return conclude(refused);
+        }
+    }
     let result = match mount_at {
         Some(path) => runner.run(&path, Place::Public)?,
+        None if args.writable => runner.run_writable(args.upper.as_deref())?,
+        None if args.scratch => runner.run_in_scratch()?,
         None => runner.run_privately()?,
     };
     match result {
         Ok(code) => Ok(ExitCode::from(code)),
-        Err(error) => {
-            let code = match error {
-                RunError::NotFound { .. } => NOT_FOUND,
-                RunError::NotExecutable { .. } => NOT_EXECUTABLE,
-                error => return Err(error.into()),
-            };
-            CliError::from(error).report();
-            Ok(ExitCode::from(code))
-        }
+        Err(error) => conclude(error),
     }
+}
+
+/// What a shell exits with when it cannot run a command.
+fn conclude(error: RunError) -> Result<ExitCode, CliError> {
+    let code = match error {
+        RunError::NotFound { .. } => NOT_FOUND,
+        RunError::NotExecutable { .. } => NOT_EXECUTABLE,
+        error => return Err(error.into()),
+    };
+    CliError::from(error).report();
+    Ok(ExitCode::from(code))
 }
 
 struct Runner<'a> {
@@ -91,6 +146,37 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// Becomes the command where the environment is mounted already; where it is not, and it may be left `idle`, it is mounted
+    /// so. Returns if there is no such place, or with what the command is refused for.
+    fn run_where_it_is(&self, context: &Context, idle: Option<Duration>) -> Result<Option<RunError>, CliError> {
+        let found = match (warm::find(self.store, &self.environment.signature), idle) {
+            (Some(found), _) => found,
+            (None, None) => return Ok(None),
+            (None, Some(idle)) => match self.leave_mounted(context, idle)? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        let (service, command) = self.prepare(&found.mount_point)?;
+        Ok(Some(found.become_command(&service, &command)))
+    }
+
+    /// Mounts the environment so that it stays for a while. Where that does not work here, nothing is found.
+    fn leave_mounted(&self, context: &Context, idle: Duration) -> Result<Option<Found>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        let service = service(self.store, self.environment, &prefix, LeaseKind::Mount)?;
+        match warm::keep(&service, Until::Idle { idle_s: idle.as_secs() }) {
+            Ok((found, _)) => {
+                start_tending(context, &[])?;
+                Ok(Some(found))
+            }
+            Err(error) => {
+                tracing::info!("it cannot be left mounted: {error}");
+                Ok(None)
+            }
+        }
+    }
+
     /// Runs the command where only it sees the environment; where that is not allowed, in a directory that others
     /// see but only for as long as it runs.
     fn run_privately(&self) -> Result<Result<u8, RunError>, CliError> {
@@ -110,8 +196,32 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs the command with the environment seen at `prefix`.
-    fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+    /// Runs the command where only it sees the environment, and can write to it.
+    fn run_writable(&self, upper: Option<&Path>) -> Result<Result<u8, RunError>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        self.run_in(&prefix, &writable::state_at(self.store, &prefix, upper)?)
+    }
+
+    /// As [`Self::run_writable`], but what it writes is forgotten.
+    fn run_in_scratch(&self) -> Result<Result<u8, RunError>, CliError> {
+        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
+        let workspace = Workspace::create(self.store)?;
+        self.run_in(&prefix, &State::at(&workspace.path().join("scratch")))
+    }
+
+    fn run_in(&self, prefix: &Path, state: &State) -> Result<Result<u8, RunError>, CliError> {
+        let (service, command) = self.prepare(prefix)?;
+        let sandbox = Sandbox {
+            service: &service,
+            state,
+            limits: None,
+            output: None,
+        };
+        Ok(run::run_in(&sandbox, &command).map(|finished| finished.exit_code))
+    }
+
+    /// What serves the environment at `prefix`, and the command in it.
+    fn prepare(&self, prefix: &Path) -> Result<(Service, Command), CliError> {
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,
@@ -119,6 +229,12 @@ impl Runner<'_> {
             std::env::vars_os(),
             self.command,
         )?;
+        Ok((service, command))
+    }
+
+    /// Runs the command with the environment seen at `prefix`.
+    fn run(&self, prefix: &Path, place: Place) -> Result<Result<u8, RunError>, CliError> {
+        let (service, command) = self.prepare(prefix)?;
         let options = MountOptions {
             signature: self.environment.signature,
             allow_other: false,

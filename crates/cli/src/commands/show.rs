@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package};
-use envfs_store::tree::{NodeId, NodeKind};
+use envfs_store::tree::NodeId;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -59,21 +59,7 @@ pub(crate) fn execute(context: &Context, args: &ShowArgs) -> Result<ExitCode, Cl
 impl Shown {
     fn of(store: &Store, environment: &Environment) -> Result<Self, CliError> {
         let tree = store.tree(&environment.tree)?;
-        let (mut files, mut file_bytes) = (0, 0);
-        let mut pending = vec![tree.root()?.id()];
-        while let Some(directory) = pending.pop() {
-            for child in tree.children(tree.node(directory)?, 0)? {
-                let child = child?;
-                match child.kind()? {
-                    NodeKind::Directory => pending.push(child.id()),
-                    NodeKind::File => {
-                        files += 1;
-                        file_bytes += child.stored_bytes();
-                    }
-                    NodeKind::Symlink => files += 1,
-                }
-            }
-        }
+        let (files, file_bytes) = tree.contents()?;
         let mut packages: Vec<ShownPackage> = environment
             .all_packages(store)?
             .into_iter()

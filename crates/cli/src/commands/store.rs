@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use envfs_store::Usage;
+use envfs_store::index::Index;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -25,6 +26,8 @@ enum StoreCommand {
     Path,
     /// Check everything in the store against its digests
     Verify,
+    /// Make the index of environments, their sizes and their uses anew from the files of the store
+    Reindex,
 }
 
 #[derive(Serialize)]
@@ -45,6 +48,7 @@ pub(crate) fn execute(context: &Context, args: &StoreArgs) -> Result<ExitCode, C
         StoreCommand::Info => info(context),
         StoreCommand::Path => path(context),
         StoreCommand::Verify => verify(context),
+        StoreCommand::Reindex => reindex(context),
     }
 }
 
@@ -79,6 +83,23 @@ fn path(context: &Context) -> Result<ExitCode, CliError> {
         context.print_json(&serde_json::json!({ "path": path }))?;
     } else {
         output::line(&path.display().to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reindex(context: &Context) -> Result<ExitCode, CliError> {
+    let store = context.store()?;
+    let mut index = Index::open(&store)?;
+    if let Some(reason) = index.take_warning() {
+        context.note(&format!("warning: the old index was put aside, because {reason}"));
+    }
+    let environments = index.rebuild(&store)?;
+    let path = envfs_store::index::path(&store);
+    if context.json {
+        context.print_json(&serde_json::json!({ "path": path, "environments": environments }))?;
+    } else {
+        let count = output::count(environments as u64, "environment");
+        context.note(&format!("{}: {count}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

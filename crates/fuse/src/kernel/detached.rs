@@ -2,11 +2,13 @@
 //! complete. Knows nothing of environments.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use serde::{Deserialize, Serialize};
@@ -41,23 +43,53 @@ pub(crate) fn known(file_system: &'static str) -> Result<(), Refused> {
         .map_err(refused("mount", file_system))
 }
 
-/// A mounted image of names. The kernel reads the file itself (Linux 6.12).
-pub(crate) fn image(path: &Path) -> Result<OwnedFd, Refused> {
+/// A mounted image, with further files that hold what it points to. The kernel reads the files itself (Linux 6.12).
+pub(crate) fn image(path: &Path, devices: &[impl AsRef<Path>]) -> Result<OwnedFd, Refused> {
     let configure = || {
         let context = rustix::mount::fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(context.as_fd(), "source", path)?;
+        for device in devices {
+            rustix::mount::fsconfig_set_string(context.as_fd(), "device", device.as_ref())?;
+        }
         rustix::mount::fsconfig_set_flag(context.as_fd(), "ro")?;
-        create(&context)
+        create(&context, ATTRIBUTES)
     };
     configure().map_err(refused("mount an image from a file, which Linux 6.12 can", "erofs"))
 }
 
-/// The names of the mount `names`, with content from `directories` where its attributes point there (Linux 6.13, which
+/// The same of an image that is on no disk: it is in memory as long as it is mounted. In ramfs, whose files the kernel
+/// can read an image from (they have `read_folio`, as those of tmpfs have not).
+pub(crate) fn image_in_memory(bytes: &[u8], devices: &[impl AsRef<Path>]) -> Result<OwnedFd, Refused> {
+    let write = || -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let directory = create(&context, ATTRIBUTES - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&directory, "image", flags, Mode::RUSR)?);
+        file.write_all(bytes)?;
+        Ok(file.into())
+    };
+    let file = write().map_err(|source| Refused {
+        action: "keep an image in memory",
+        file_system: "ramfs",
+        source,
+    })?;
+    image(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), devices)
+}
+
+/// A lower layer that overlayfs takes content from.
+pub(crate) enum ContentLayer<'a> {
+    /// A directory.
+    Directory(&'a Path),
+    /// A mount that no path leads to.
+    Mount(BorrowedFd<'a>),
+}
+
+/// The names of the mount `names`, with content from `layers` where its attributes point there (Linux 6.13, which
 /// takes layers by descriptor; in user namespaces 6.16, which lets their attributes point to content).
 pub(crate) fn overlay(
     source: &str,
     names: BorrowedFd<'_>,
-    directories: &[impl AsRef<Path>],
+    layers: &[ContentLayer<'_>],
     attributes: Attributes,
 ) -> Result<OwnedFd, Refused> {
     let configure = || {
@@ -72,10 +104,17 @@ pub(crate) fn overlay(
             Attributes::User => rustix::mount::fsconfig_set_flag(context.as_fd(), "userxattr")?,
         }
         rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", names)?;
-        for directory in directories {
-            rustix::mount::fsconfig_set_string(context.as_fd(), "datadir+", c_path(directory.as_ref())?)?;
+        for layer in layers {
+            match layer {
+                ContentLayer::Directory(path) => {
+                    rustix::mount::fsconfig_set_string(context.as_fd(), "datadir+", c_path(path)?)?;
+                }
+                ContentLayer::Mount(mount) => {
+                    rustix::mount::fsconfig_set_fd(context.as_fd(), "datadir+", mount.as_fd())?;
+                }
+            }
         }
-        create(&context)
+        create(&context, ATTRIBUTES)
     };
     let action = match attributes {
         Attributes::Trusted => "take the content of files from the store, which Linux 6.13 can from a local disk",
@@ -127,7 +166,7 @@ pub(crate) fn fuse(source: &str, device: &OwnedFd) -> Result<OwnedFd, Refused> {
         for flag in ["default_permissions", "allow_other", "ro"] {
             rustix::mount::fsconfig_set_flag(context.as_fd(), flag)?;
         }
-        create(&context)
+        create(&context, ATTRIBUTES)
     };
     configure().map_err(refused("mount privately", "fuse"))
 }
@@ -146,12 +185,14 @@ pub(crate) fn attach(mount: &OwnedFd, mount_point: &Path) -> Result<(), Refused>
         .map_err(refused("attach a mount", "move_mount"))
 }
 
-fn create(context: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+/// What every mount here is.
+const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOATIME);
+
+fn create(context: &OwnedFd, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
     rustix::mount::fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOATIME;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 

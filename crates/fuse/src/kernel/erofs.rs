@@ -6,60 +6,13 @@
 //! `fs/erofs/erofs_fs.h`; `Documentation/filesystems/overlayfs.rst`, "Metadata only copy up" and "Data-only lower
 //! layers"); the idea to put the two together is composefs'.
 
+pub(super) mod content;
+mod format;
+
 use envfs_store::tree::{Node, NodeId, NodeKind, ROOT, Tree};
 use envfs_store::view::Attributes;
 
-/// Everything in the image is addressed in blocks of this size; it must not exceed the machine's pages.
-const BLOCK_BYTES: usize = 4096;
-const BLOCK_BITS: u8 = 12;
-
-/// Where the superblock stands, and what it starts with.
-const SUPERBLOCK_AT: usize = 1024;
-const MAGIC: u32 = 0xE0F5_E1E2;
-
-/// Inodes are addressed in slots of this size, from the start of the image.
-const SLOT_BYTES: usize = 32;
-/// The long form of an inode, which holds a time of its own.
-const INODE_BYTES: usize = 64;
-const DIRENT_BYTES: usize = 12;
-
-const SUPERBLOCK_BYTES: usize = 128;
-
-/// `.` and `..`, which stand among the other names in their order.
-const DOTS: [&[u8]; 2] = [b".", b".."];
-
-/// Names of the extended attributes, without the prefix that an index stands for.
-const METACOPY: &[u8] = b"overlay.metacopy";
-const REDIRECT: &[u8] = b"overlay.redirect";
-
-/// What precedes the extended attributes of an inode, and what they take in all: each has a head of 4 bytes, a name and
-/// a value, filled up to a multiple of 4.
-const XATTR_HEADER_BYTES: usize = 12;
-const XATTR_BYTES: usize = XATTR_HEADER_BYTES + (4 + METACOPY.len()) + (4 + REDIRECT.len() + REDIRECT_BYTES);
-
-/// `i_xattr_icount`: the words behind the header, and one.
-#[expect(clippy::cast_possible_truncation, reason = "a constant below 100")]
-const XATTR_COUNT: u16 = ((XATTR_BYTES - XATTR_HEADER_BYTES) / 4 + 1) as u16;
-
-/// File types in `i_mode` (`stat.h`).
-const S_IFREG: u16 = 0o100_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFLNK: u16 = 0o120_000;
-
-/// `i_format`: the long form (bit 0) and how the content lies (bits 1 to 3).
-const FORMAT_PLAIN: u16 = 1;
-const FORMAT_INLINE: u16 = 1 | (2 << 1);
-
-/// The address of content that is nowhere in the image.
-const NOWHERE: u32 = u32::MAX;
-
-/// `e_name_index` of names that start with `trusted.`.
-const XATTR_TRUSTED: u8 = 4;
-
-/// File types in directory entries.
-const FT_FILE: u8 = 1;
-const FT_DIRECTORY: u8 = 2;
-const FT_SYMLINK: u8 = 7;
+use self::format::{BLOCK_BYTES, Content, DOTS, Dirent, EntrySizes, INODE_BYTES, INODES_AT, Image, Kind};
 
 /// What the writer asks about each node.
 pub(super) trait Describe {
@@ -69,38 +22,70 @@ pub(super) trait Describe {
     /// When the tree is damaged.
     fn attributes(&self, node: Node<'_>) -> envfs_store::Result<Attributes>;
 
-    /// Appends the path at which overlayfs finds the content of a file in one of the data-only layers; it starts with `/`
-    /// and has [`REDIRECT_BYTES`] bytes.
+    /// Appends the path at which overlayfs finds the content of a file in one of the data-only layers; it starts with `/`.
     ///
     /// # Errors
     /// When the tree is damaged.
     fn redirect(&self, node: Node<'_>, out: &mut Vec<u8>) -> envfs_store::Result<()>;
+
+    /// Whether the content of a file is lost: it is there, and reading it fails.
+    fn is_lost(&self, node: Node<'_>) -> bool;
 }
 
-/// The length of every redirect: a slash, two digits, a slash, 64 digits.
-pub(super) const REDIRECT_BYTES: usize = 68;
+/// The device of an image with files whose content is lost. The kernel reads files through `read_iter`, which this one
+/// has not (`fs/proc/base.c`), and what it cannot read is an input/output error, as with all other backends.
+pub(super) const UNREADABLE: &str = "/proc/self/auxv";
 
-/// Writes the image of `tree`. The same tree, descriptions and namespace give the same bytes.
+/// A chunk of a lost file has so many blocks, as a power of two: 4 GiB.
+const LOST_CHUNK_BITS: u8 = 20;
+const LOST_CHUNK_BYTES: u64 = (BLOCK_BYTES as u64) << LOST_CHUNK_BITS;
+
+/// An image, and whether it needs the device [`UNREADABLE`].
+pub(super) struct Written {
+    pub(super) bytes: Vec<u8>,
+    pub(super) has_lost: bool,
+}
+
+/// Writes the image of `tree`. The same tree and descriptions give the same bytes.
 ///
 /// # Errors
 /// When the tree is damaged.
-pub(super) fn write(tree: &Tree, describe: &impl Describe) -> envfs_store::Result<Vec<u8>> {
-    let planned = Plan::of(tree)?;
+pub(super) fn write(tree: &Tree, describe: &impl Describe) -> envfs_store::Result<Written> {
+    let plan = Plan::of(tree, describe)?;
     let mut image = Image {
-        bytes: vec![0; planned.total_bytes],
-        redirect: Vec::with_capacity(REDIRECT_BYTES),
+        bytes: vec![0; plan.total_bytes],
     };
-    for inode in &planned.inodes {
-        image.inode(tree, describe, &planned, inode)?;
+    for inode in &plan.inodes {
+        put_inode(&mut image, tree, describe, &plan, inode)?;
     }
-    image.superblock(&planned);
-    Ok(image.bytes)
+    if plan.has_lost {
+        image.device(plan.devices_at, 0, u32::MAX);
+    }
+    image.superblock(
+        plan.inodes[0].at,
+        plan.inodes.len(),
+        u16::from(plan.has_lost),
+        plan.devices_at,
+    );
+    Ok(Written {
+        bytes: image.bytes,
+        has_lost: plan.has_lost,
+    })
+}
+
+/// Which node an image has at the inode that `stat` calls `number`.
+pub(super) fn node_of(image: &[u8], number: u64) -> Option<NodeId> {
+    format::stat_number(image, number)?.checked_sub(1).map(NodeId)
 }
 
 /// Where everything goes.
 struct Plan {
     /// Level by level from the root.
     inodes: Vec<Inode>,
+    /// The redirects of all files, one after the other.
+    redirects: Vec<u8>,
+    has_lost: bool,
+    devices_at: usize,
     total_bytes: usize,
 }
 
@@ -114,59 +99,81 @@ struct Inode {
     /// Directory: the index of its first child; children are neighbours.
     first_child: usize,
     children: usize,
-    /// What follows the inode: a symlink's target, a small directory's entries.
+    /// What follows the inode: a symlink's target, a small directory's entries, where a lost file is not.
     inline_bytes: usize,
-    /// Directory: where its entries start when they do not follow the inode, and how many bytes they have.
-    entries_at: usize,
-    entries_bytes: usize,
+    /// File: where its redirect starts among all. Directory: where its entries start when they do not follow the inode.
+    data_at: usize,
+    /// The bytes of the redirect or of the entries. A lost file has no redirect.
+    data_bytes: usize,
 }
 
 impl Plan {
-    fn of(tree: &Tree) -> envfs_store::Result<Self> {
+    fn of(tree: &Tree, describe: &impl Describe) -> envfs_store::Result<Self> {
         let mut inodes = vec![Inode::new(ROOT, NodeKind::Directory, 0)];
-        let mut at = SUPERBLOCK_AT + SUPERBLOCK_BYTES;
+        let mut redirects = Vec::new();
+        let mut has_lost = false;
+        let mut at = INODES_AT;
         let mut index = 0;
         while index < inodes.len() {
             let node = tree.node(inodes[index].node)?;
             match inodes[index].kind {
-                NodeKind::File => {}
-                NodeKind::Symlink => inodes[index].inline_bytes = node.symlink_target()?.len(),
-                NodeKind::Directory => {
-                    let first_child = inodes.len();
-                    let mut sizes = EntrySizes::default();
-                    let mut dots = DOTS.into_iter().peekable();
-                    for child in tree.children(node, 0)? {
-                        let child = child?;
-                        let name = child.name()?;
-                        while let Some(dot) = dots.next_if(|dot| *dot < name) {
-                            sizes.add(dot.len());
-                        }
-                        sizes.add(name.len());
-                        inodes.push(Inode::new(child.id(), child.kind()?, index));
-                    }
-                    dots.for_each(|dot| sizes.add(dot.len()));
-                    let inode = &mut inodes[index];
-                    inode.first_child = first_child;
-                    inode.entries_bytes = sizes.total_bytes();
-                    if inode.entries_bytes <= BLOCK_BYTES - INODE_BYTES {
-                        inode.inline_bytes = inode.entries_bytes;
-                    }
-                    let children = inodes.len() - first_child;
-                    inodes[index].children = children;
+                NodeKind::File if describe.is_lost(node) => {
+                    has_lost = true;
+                    let size_bytes = describe.attributes(node)?.size_bytes;
+                    inodes[index].inline_bytes = format::chunk_index_bytes(lost_chunks(size_bytes));
                 }
+                NodeKind::File => {
+                    let inode = &mut inodes[index];
+                    inode.data_at = redirects.len();
+                    describe.redirect(node, &mut redirects)?;
+                    inode.data_bytes = redirects.len() - inode.data_at;
+                }
+                NodeKind::Symlink => inodes[index].inline_bytes = node.symlink_target()?.len(),
+                NodeKind::Directory => Self::add_children(&mut inodes, index, tree, node)?,
             }
             at = inodes[index].place(at);
             index += 1;
         }
+        let (devices_at, end) = format::device_table(at, usize::from(has_lost));
+        at = end;
         for inode in inodes.iter_mut().filter(|inode| inode.has_own_blocks()) {
             at = at.next_multiple_of(BLOCK_BYTES);
-            inode.entries_at = at;
-            at += inode.entries_bytes;
+            inode.data_at = at;
+            at += inode.data_bytes;
         }
         Ok(Self {
             inodes,
+            redirects,
+            has_lost,
+            devices_at,
             total_bytes: at.next_multiple_of(BLOCK_BYTES),
         })
+    }
+
+    /// Plans the entries of the directory at `index`, and appends its children.
+    fn add_children(inodes: &mut Vec<Inode>, index: usize, tree: &Tree, node: Node<'_>) -> envfs_store::Result<()> {
+        let first_child = inodes.len();
+        let mut sizes = EntrySizes::default();
+        let mut dots = DOTS.into_iter().peekable();
+        for child in tree.children(node, 0)? {
+            let child = child?;
+            let name = child.name()?;
+            while let Some(dot) = dots.next_if(|dot| *dot < name) {
+                sizes.add(dot.len());
+            }
+            sizes.add(name.len());
+            inodes.push(Inode::new(child.id(), child.kind()?, index));
+        }
+        dots.for_each(|dot| sizes.add(dot.len()));
+        let children = inodes.len() - first_child;
+        let inode = &mut inodes[index];
+        inode.first_child = first_child;
+        inode.children = children;
+        inode.data_bytes = sizes.total_bytes();
+        if inode.data_bytes <= BLOCK_BYTES - INODE_BYTES {
+            inode.inline_bytes = inode.data_bytes;
+        }
+        Ok(())
     }
 }
 
@@ -180,199 +187,116 @@ impl Inode {
             first_child: 0,
             children: 0,
             inline_bytes: 0,
-            entries_at: 0,
-            entries_bytes: 0,
+            data_at: 0,
+            data_bytes: 0,
         }
     }
 
     /// Takes the next place from `at` on, and returns where the one after may begin.
     fn place(&mut self, at: usize) -> usize {
-        let xattr_bytes = if self.kind == NodeKind::File { XATTR_BYTES } else { 0 };
-        let mut at = at.next_multiple_of(SLOT_BYTES);
-        // What is inline must lie in one block.
-        let (first, last) = (at + INODE_BYTES, at + INODE_BYTES + self.inline_bytes.saturating_sub(1));
-        if self.inline_bytes > 0 && first / BLOCK_BYTES != last / BLOCK_BYTES {
-            at = at.next_multiple_of(BLOCK_BYTES);
-        }
-        self.at = at;
-        at + INODE_BYTES + xattr_bytes + self.inline_bytes
+        self.at = format::place(at, self.inline_bytes);
+        let xattr_bytes = if self.has_redirect() {
+            format::xattr_bytes(self.data_bytes)
+        } else {
+            0
+        };
+        self.at + INODE_BYTES + xattr_bytes + self.inline_bytes
+    }
+
+    fn has_redirect(&self) -> bool {
+        self.kind == NodeKind::File && self.data_bytes > 0
     }
 
     fn has_own_blocks(&self) -> bool {
         self.kind == NodeKind::Directory && self.inline_bytes == 0
     }
-
-    fn number(&self) -> u64 {
-        (self.at / SLOT_BYTES) as u64
-    }
 }
 
-/// Counts the bytes of a directory's entries: whole blocks, each with its entries and then their names.
-#[derive(Default)]
-struct EntrySizes {
-    full_blocks: usize,
-    in_last: usize,
+fn put_inode(
+    image: &mut Image,
+    tree: &Tree,
+    describe: &impl Describe,
+    plan: &Plan,
+    inode: &Inode,
+) -> envfs_store::Result<()> {
+    let node = tree.node(inode.node)?;
+    let attributes = describe.attributes(node)?;
+    let (content, size_bytes) = match inode.kind {
+        NodeKind::File if inode.has_redirect() => (Content::Nowhere, attributes.size_bytes),
+        NodeKind::File => (Content::Chunks(LOST_CHUNK_BITS), attributes.size_bytes),
+        NodeKind::Symlink => (Content::Inline, inode.inline_bytes as u64),
+        NodeKind::Directory if inode.has_own_blocks() => (Content::Blocks(inode.data_at), inode.data_bytes as u64),
+        NodeKind::Directory => (Content::Inline, inode.data_bytes as u64),
+    };
+    let described = format::Inode {
+        kind: inode.kind.into(),
+        content,
+        mode: attributes.mode,
+        size_bytes,
+        number: inode.node.0.wrapping_add(1),
+        mtime_s: attributes.mtime_s,
+        links: attributes.links,
+    };
+    image.inode(inode.at, &described);
+    match inode.kind {
+        NodeKind::File if inode.has_redirect() => {
+            let redirect = &plan.redirects[inode.data_at..inode.data_at + inode.data_bytes];
+            image.xattrs(inode.at, redirect);
+        }
+        NodeKind::File => {
+            let unreadable = format::Chunk { device: 1, block: 0 };
+            image.chunks(inode.at, &vec![unreadable; lost_chunks(size_bytes)]);
+        }
+        NodeKind::Symlink => image.put(inode.at + INODE_BYTES, node.symlink_target()?),
+        NodeKind::Directory => {
+            let at = if inode.has_own_blocks() {
+                inode.data_at
+            } else {
+                inode.at + INODE_BYTES
+            };
+            image.directory(at, &entries(tree, plan, inode)?);
+        }
+    }
+    Ok(())
 }
 
-impl EntrySizes {
-    fn add(&mut self, name_bytes: usize) {
-        let bytes = DIRENT_BYTES + name_bytes;
-        if self.in_last + bytes > BLOCK_BYTES {
-            self.full_blocks += 1;
-            self.in_last = 0;
+/// The entries of a directory, sorted by name, with `.` and `..` in their places.
+fn entries<'t>(tree: &'t Tree, plan: &Plan, inode: &Inode) -> envfs_store::Result<Vec<Dirent<'t>>> {
+    let dot = |inode_at, name| Dirent {
+        inode_at,
+        kind: Kind::Directory,
+        name,
+    };
+    let mut dots = [dot(inode.at, DOTS[0]), dot(plan.inodes[inode.parent].at, DOTS[1])]
+        .into_iter()
+        .peekable();
+    let mut entries = Vec::with_capacity(inode.children + 2);
+    for child in &plan.inodes[inode.first_child..inode.first_child + inode.children] {
+        let name = tree.node(child.node)?.name()?;
+        while let Some(dot) = dots.next_if(|dot| dot.name < name) {
+            entries.push(dot);
         }
-        self.in_last += bytes;
+        entries.push(Dirent {
+            inode_at: child.at,
+            kind: child.kind.into(),
+            name,
+        });
     }
-
-    fn total_bytes(&self) -> usize {
-        self.full_blocks * BLOCK_BYTES + self.in_last
-    }
+    entries.extend(dots);
+    Ok(entries)
 }
 
-struct Image {
-    bytes: Vec<u8>,
-    redirect: Vec<u8>,
+fn lost_chunks(size_bytes: u64) -> usize {
+    usize::try_from(size_bytes.div_ceil(LOST_CHUNK_BYTES)).unwrap_or(usize::MAX)
 }
 
-/// One name in a directory.
-struct Dirent<'a> {
-    number: u64,
-    kind: u8,
-    name: &'a [u8],
-}
-
-impl Image {
-    fn inode(&mut self, tree: &Tree, describe: &impl Describe, plan: &Plan, inode: &Inode) -> envfs_store::Result<()> {
-        let node = tree.node(inode.node)?;
-        let attributes = describe.attributes(node)?;
-        let (format, file_type, size, address) = match inode.kind {
-            NodeKind::File => (FORMAT_PLAIN, S_IFREG, attributes.size_bytes, NOWHERE),
-            NodeKind::Symlink => (FORMAT_INLINE, S_IFLNK, inode.inline_bytes as u64, NOWHERE),
-            NodeKind::Directory if inode.has_own_blocks() => {
-                let block = u32::try_from(inode.entries_at / BLOCK_BYTES).unwrap_or(NOWHERE);
-                (FORMAT_PLAIN, S_IFDIR, inode.entries_bytes as u64, block)
-            }
-            NodeKind::Directory => (FORMAT_INLINE, S_IFDIR, inode.entries_bytes as u64, NOWHERE),
-        };
-        let at = inode.at;
-        self.put(at, &format.to_le_bytes());
-        self.put(at + 4, &(file_type | attributes.mode).to_le_bytes());
-        self.put(at + 8, &size.to_le_bytes());
-        self.put(at + 16, &address.to_le_bytes());
-        self.put(at + 20, &(inode.node.0.wrapping_add(1)).to_le_bytes());
-        // User and group stay 0: only root mounts images.
-        self.put(at + 32, &attributes.mtime_s.to_le_bytes());
-        self.put(at + 44, &attributes.links.to_le_bytes());
-        match inode.kind {
-            NodeKind::File => self.xattrs(at, describe, node)?,
-            NodeKind::Symlink => self.put(at + INODE_BYTES, node.symlink_target()?),
-            NodeKind::Directory => {
-                let entries = Self::entries(tree, plan, inode)?;
-                let at = if inode.has_own_blocks() {
-                    inode.entries_at
-                } else {
-                    at + INODE_BYTES
-                };
-                self.directory(at, &entries);
-            }
+impl From<NodeKind> for Kind {
+    fn from(kind: NodeKind) -> Self {
+        match kind {
+            NodeKind::File => Self::File,
+            NodeKind::Directory => Self::Directory,
+            NodeKind::Symlink => Self::Symlink,
         }
-        Ok(())
-    }
-
-    /// The two attributes that tell overlayfs where the content is.
-    fn xattrs(&mut self, at: usize, describe: &impl Describe, node: Node<'_>) -> envfs_store::Result<()> {
-        let mut redirect = std::mem::take(&mut self.redirect);
-        redirect.clear();
-        describe.redirect(node, &mut redirect)?;
-        debug_assert_eq!(redirect.len(), REDIRECT_BYTES);
-        self.put(at + 2, &XATTR_COUNT.to_le_bytes());
-        let mut at = at + INODE_BYTES + XATTR_HEADER_BYTES;
-        for (name, value) in [(METACOPY, b"".as_slice()), (REDIRECT, &redirect)] {
-            let len = u16::try_from(value.len()).unwrap_or_default().to_le_bytes();
-            let name_bytes = u8::try_from(name.len()).unwrap_or_default();
-            self.put(at, &[name_bytes, XATTR_TRUSTED, len[0], len[1]]);
-            self.put(at + 4, name);
-            self.put(at + 4 + name.len(), value);
-            at += 4 + (name.len() + value.len()).next_multiple_of(4);
-        }
-        self.redirect = redirect;
-        Ok(())
-    }
-
-    /// The entries of a directory, sorted by name, with `.` and `..` in their places.
-    fn entries<'t>(tree: &'t Tree, plan: &Plan, inode: &Inode) -> envfs_store::Result<Vec<Dirent<'t>>> {
-        let own = Dirent {
-            number: inode.number(),
-            kind: FT_DIRECTORY,
-            name: DOTS[0],
-        };
-        let parent = Dirent {
-            number: plan.inodes[inode.parent].number(),
-            kind: FT_DIRECTORY,
-            name: DOTS[1],
-        };
-        let mut dots = [own, parent].into_iter().peekable();
-        let mut entries = Vec::with_capacity(inode.children + 2);
-        for child in &plan.inodes[inode.first_child..inode.first_child + inode.children] {
-            let name = tree.node(child.node)?.name()?;
-            while let Some(dot) = dots.next_if(|dot| dot.name < name) {
-                entries.push(dot);
-            }
-            entries.push(Dirent {
-                number: child.number(),
-                kind: match child.kind {
-                    NodeKind::File => FT_FILE,
-                    NodeKind::Directory => FT_DIRECTORY,
-                    NodeKind::Symlink => FT_SYMLINK,
-                },
-                name,
-            });
-        }
-        entries.extend(dots);
-        Ok(entries)
-    }
-
-    fn directory(&mut self, at: usize, entries: &[Dirent<'_>]) {
-        let (mut block_at, mut rest) = (at, entries);
-        while !rest.is_empty() {
-            let mut used = 0;
-            let fitting = rest
-                .iter()
-                .take_while(|entry| {
-                    used += DIRENT_BYTES + entry.name.len();
-                    used <= BLOCK_BYTES
-                })
-                .count();
-            let (block, later) = rest.split_at(fitting);
-            let mut name_at = block.len() * DIRENT_BYTES;
-            for (index, entry) in block.iter().enumerate() {
-                let at = block_at + index * DIRENT_BYTES;
-                self.put(at, &entry.number.to_le_bytes());
-                let name_offset = u16::try_from(name_at).unwrap_or_default();
-                self.put(at + 8, &name_offset.to_le_bytes());
-                self.put(at + 10, &[entry.kind]);
-                self.put(block_at + name_at, entry.name);
-                name_at += entry.name.len();
-            }
-            block_at += BLOCK_BYTES;
-            rest = later;
-        }
-    }
-
-    fn superblock(&mut self, plan: &Plan) {
-        let at = SUPERBLOCK_AT;
-        let blocks = u32::try_from(plan.total_bytes / BLOCK_BYTES).unwrap_or(NOWHERE);
-        self.put(at, &MAGIC.to_le_bytes());
-        self.put(at + 12, &[BLOCK_BITS]);
-        // The root is the first inode, so its number is small.
-        let root = u16::try_from(plan.inodes[0].number()).unwrap_or_default();
-        self.put(at + 14, &root.to_le_bytes());
-        self.put(at + 16, &(plan.inodes.len() as u64).to_le_bytes());
-        self.put(at + 36, &blocks.to_le_bytes());
-    }
-
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }
 

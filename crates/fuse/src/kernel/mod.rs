@@ -1,38 +1,43 @@
 //! Environments served by the kernel alone, for root: no server, no request, nothing that can be killed.
 //!
 //! An image holds the names and attributes (`erofs`); overlayfs on top of it finds the content of each file among the
-//! store's objects and the cache's copies. The image is made once for each tree and prefix, when all content is there,
-//! so a mount is a handful of system calls whatever the size of the environment. For an ordinary user, who may not mount
+//! store's objects and the cache's copies. The image is made once for each tree and length of prefix, when all content is
+//! there, so a mount is a handful of system calls whatever the size of the environment. The few files that look different
+//! at each prefix come from a second, small image that is made in memory at each mount. For an ordinary user, who may not mount
 //! images, a server gives the names and overlayfs the content ([`crate::run`]).
 
+mod ahead;
+mod company;
 pub(crate) mod detached;
 mod erofs;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use envfs_store::Store;
-use envfs_store::cache::Cache;
-use envfs_store::tree::Node;
+use envfs_store::cache::{self, Cache, Filled, LaidOut};
+use envfs_store::lease::LeaseKind;
+use envfs_store::tree::{Node, NodeId};
 use envfs_store::view::{self, View};
 use envfs_store::workspace::Workspace;
+use envfs_store::{Digest, Store};
 use nix::sys::utsname;
 
+use self::detached::ContentLayer;
 use crate::boot::{self, BootError};
+use crate::causes::with_causes;
 use crate::mountinfo;
 use crate::service::Service;
 
+pub(crate) use company::accompany;
 pub use detached::{Attributes, Refused};
 
 /// Part of the name of every image: another layout must have another name.
-const IMAGE_SALT: &[u8] = b"erofs 1";
+const IMAGE_SALT: &[u8] = b"erofs 2";
 
 /// The same, of what was made while content was missing: it is not found again by who hopes for all.
-const INCOMPLETE_SALT: &[u8] = b"erofs 1, incomplete";
-
-/// What says that all content is there, where there is no image.
-const CONTENT_SALT: &[u8] = b"content 1";
+const INCOMPLETE_SALT: &[u8] = b"erofs 2, incomplete";
 
 /// The kernel cannot serve an environment by itself.
 #[derive(Debug, thiserror::Error)]
@@ -51,42 +56,78 @@ pub enum KernelError {
     Boot(#[from] BootError),
 }
 
-/// Lays out all that the kernel needs: small files out of their packs, files with a prefix as they look at this one,
-/// and the image, whose path is returned. Quick when it was done before in this boot.
+/// All that the kernel needs to serve an environment.
+struct Prepared {
+    /// The image of the names.
+    image: PathBuf,
+    has_lost: bool,
+    cache: Cache,
+    /// The files that look different at each prefix.
+    patched: Vec<NodeId>,
+}
+
+/// Lays out all that the kernel needs: small files out of their packs, the image of the names, and for runs the files with
+/// their prefix. Quick when it was done before in this boot.
 ///
 /// # Errors
 /// When the tree is damaged or the store cannot be written.
-pub fn prepare(service: &Service) -> Result<PathBuf, KernelError> {
+pub fn prepare(service: &Service) -> Result<(), KernelError> {
+    let prepared = prepare_names(service)?;
+    if service.kind == LeaseKind::Run {
+        write_patched(&prepared.cache, service, &prepared.patched)?;
+    }
+    Ok(())
+}
+
+/// The image of the names and what it points to.
+fn prepare_names(service: &Service) -> Result<Prepared, KernelError> {
     let cache = open_cache(&service.store)?;
-    let image = cache.image_path(&service.tree, &service.view, IMAGE_SALT);
-    if image.exists() {
-        return Ok(image);
+    if let Some(patched) = cache.laid_out(&service.tree) {
+        let image = cache.image_path(&service.tree, &shape(&service.view, &patched, IMAGE_SALT)?);
+        if image.exists() {
+            return Ok(Prepared {
+                image,
+                has_lost: false,
+                cache,
+                patched,
+            });
+        }
     }
     // Who comes second waits, and finds it made.
-    let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let _making = service.store.reserve(&format!("image-{name}"))?;
-    if image.exists() {
-        return Ok(image);
-    }
-    let workspace = Workspace::create(&service.store)?;
-    let image = match fill(&cache, &workspace, &service.view)? {
-        0 => image,
-        _ => cache.image_path(&service.tree, &service.view, INCOMPLETE_SALT),
+    let _making = service.store.reserve(&format!("image-{}", service.tree))?;
+    let laid = lay_out(&cache, service)?;
+    let salt = match laid.filled.lost.is_empty() {
+        true => IMAGE_SALT,
+        false => INCOMPLETE_SALT,
     };
+    let image = cache.image_path(&service.tree, &shape(&service.view, &laid.patched, salt)?);
+    if laid.filled.lost.is_empty() && image.exists() {
+        return Ok(Prepared {
+            image,
+            has_lost: false,
+            cache,
+            patched: laid.patched,
+        });
+    }
     let describe = Describe {
         view: &service.view,
-        cache: &cache,
+        lost: &laid.filled.lost,
     };
     let started = Instant::now();
-    let bytes = erofs::write(service.view.tree(), &describe)?;
-    cache.put_image(&workspace, &image, &bytes)?;
+    let written = erofs::write(service.view.tree(), &describe)?;
+    let workspace = Workspace::create(&service.store)?;
+    cache.put_image(&workspace, &image, &written.bytes)?;
     tracing::info!(
-        "an image of {} KiB for {} in {} ms",
-        bytes.len() / 1024,
-        service.view.prefix(),
+        "an image of {} KiB in {} ms",
+        written.bytes.len() / 1024,
         started.elapsed().as_millis()
     );
-    Ok(image)
+    Ok(Prepared {
+        image,
+        has_lost: written.has_lost,
+        cache,
+        patched: laid.patched,
+    })
 }
 
 /// Lays out the content without an image: what overlayfs needs where a server gives the names. Quick when it was done
@@ -96,13 +137,14 @@ pub fn prepare(service: &Service) -> Result<PathBuf, KernelError> {
 /// As [`prepare`].
 pub fn prepare_content(service: &Service) -> Result<Cache, KernelError> {
     let cache = open_cache(&service.store)?;
-    let mark = cache.image_path(&service.tree, &service.view, CONTENT_SALT);
-    if !mark.exists() {
-        let workspace = Workspace::create(&service.store)?;
-        if fill(&cache, &workspace, &service.view)? == 0 {
-            cache.put_image(&workspace, &mark, b"")?;
+    let patched = match cache.laid_out(&service.tree) {
+        Some(patched) => patched,
+        None => {
+            let _making = service.store.reserve(&format!("image-{}", service.tree))?;
+            lay_out(&cache, service)?.patched
         }
-    }
+    };
+    write_patched(&cache, service, &patched)?;
     Ok(cache)
 }
 
@@ -114,15 +156,54 @@ pub fn mount(service: &Service) -> Result<OwnedFd, KernelError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot);
     }
-    let image = prepare(service)?;
-    let names = detached::image(&image)?;
-    let cache = open_cache(&service.store)?;
-    Ok(detached::overlay(
-        &mountinfo::source(&service.signature),
-        names.as_fd(),
-        &cache.content_directories(),
-        Attributes::Trusted,
-    )?)
+    let prepared = prepare_names(service)?;
+    let unreadable = prepared.has_lost.then_some(erofs::UNREADABLE);
+    let names = detached::image(&prepared.image, unreadable.as_slice())?;
+    let directories = prepared.cache.content_directories();
+    let mut layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
+    let patched = patched_layer(service, &prepared)?;
+    layers.extend(patched.iter().map(|patched| match patched {
+        Patched::Directory(path) => ContentLayer::Directory(path),
+        Patched::Image(image) => ContentLayer::Mount(image.as_fd()),
+    }));
+    let source = mountinfo::source(&service.signature);
+    Ok(detached::overlay(&source, names.as_fd(), &layers, Attributes::Trusted)?)
+}
+
+/// Where the files are as they look at one prefix.
+enum Patched {
+    Directory(PathBuf),
+    Image(OwnedFd),
+}
+
+/// What looks different at this prefix. At the one that all runs of an environment have it is written to files, whose pages
+/// stay in memory from run to run; any other mount point may be used once, and costs no disk.
+fn patched_layer(service: &Service, prepared: &Prepared) -> Result<Option<Patched>, KernelError> {
+    let Prepared { cache, patched, .. } = prepared;
+    if patched.is_empty() {
+        return Ok(None);
+    }
+    let directory = cache.patched_directory(&service.view);
+    if cache.has_patched(&service.view, patched)? {
+        return Ok(Some(Patched::Directory(directory)));
+    }
+    if service.kind == LeaseKind::Mount {
+        let written = erofs::content::write(&service.view, patched)?;
+        for error in &written.lost {
+            tracing::warn!("{error}: reading the file will be an error");
+        }
+        let devices: Vec<_> = written
+            .devices
+            .iter()
+            .map(|digest| service.store.object_path(digest))
+            .collect();
+        match detached::image_in_memory(&written.bytes, &devices) {
+            Ok(image) => return Ok(Some(Patched::Image(image))),
+            Err(error) => tracing::info!("files for this prefix are written out: {}", with_causes(&error)),
+        }
+    }
+    write_patched(cache, service, patched)?;
+    Ok(Some(Patched::Directory(directory)))
 }
 
 /// Why the kernel cannot serve environments of `store` to all, if it cannot. Mounts next to nothing, and nowhere.
@@ -159,14 +240,41 @@ pub(crate) fn open_cache(store: &Store) -> Result<Cache, KernelError> {
 fn check_overlay(store: &Store, attributes: Attributes) -> Result<(), KernelError> {
     let names = detached::directory(&store.mount_root())?;
     let directories = open_cache(store)?.content_directories();
-    detached::overlay("envfs-probe", names.as_fd(), &directories, attributes)?;
+    let layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
+    detached::overlay("envfs-probe", names.as_fd(), &layers, attributes)?;
     Ok(())
 }
 
-/// Fills the cache, and says how many files are lost.
-fn fill(cache: &Cache, workspace: &Workspace, view: &View) -> Result<usize, KernelError> {
+/// What an image depends on beside its tree: the sizes of the files that look different at each prefix. They follow from
+/// the length of the prefix, so nearly all mount points of a machine share a few images.
+fn shape(view: &View, patched: &[NodeId], salt: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let mut shape = salt.to_owned();
+    for &id in patched {
+        let attributes = view.attributes(view.tree().node(id)?)?;
+        shape.extend(attributes.size_bytes.to_le_bytes());
+    }
+    Ok(shape)
+}
+
+fn lay_out(cache: &Cache, service: &Service) -> Result<LaidOut, KernelError> {
     let started = Instant::now();
-    let filled = cache.fill(workspace, view)?;
+    let workspace = Workspace::create(&service.store)?;
+    let laid = cache.lay_out(&workspace, &service.tree, service.view.tree())?;
+    tell(&laid.filled, started);
+    Ok(laid)
+}
+
+fn write_patched(cache: &Cache, service: &Service, patched: &[NodeId]) -> Result<(), KernelError> {
+    if !cache.has_patched(&service.view, patched)? {
+        let started = Instant::now();
+        let workspace = Workspace::create(&service.store)?;
+        tell(&cache.fill_patched(&workspace, &service.view, patched)?, started);
+    }
+    Ok(())
+}
+
+/// Says what was copied, and what is lost.
+fn tell(filled: &Filled, started: Instant) {
     if filled.written > 0 {
         tracing::info!(
             "laid out {} files ({} KiB) for the kernel in {} ms",
@@ -175,16 +283,15 @@ fn fill(cache: &Cache, workspace: &Workspace, view: &View) -> Result<usize, Kern
             started.elapsed().as_millis()
         );
     }
-    for error in &filled.lost {
+    for error in filled.lost.values() {
         tracing::warn!("{error}: reading the file will be an input/output error");
     }
-    Ok(filled.lost.len())
 }
 
 /// What the image says of each file.
 struct Describe<'a> {
     view: &'a View,
-    cache: &'a Cache,
+    lost: &'a BTreeMap<Digest, envfs_store::Error>,
 }
 
 impl erofs::Describe for Describe<'_> {
@@ -194,7 +301,11 @@ impl erofs::Describe for Describe<'_> {
 
     fn redirect(&self, node: Node<'_>, out: &mut Vec<u8>) -> envfs_store::Result<()> {
         out.push(b'/');
-        out.extend(self.cache.content_path(self.view, node)?.as_bytes());
+        out.extend(cache::content_path(node)?.as_bytes());
         Ok(())
+    }
+
+    fn is_lost(&self, node: Node<'_>) -> bool {
+        !self.lost.is_empty() && self.lost.contains_key(&node.digest())
     }
 }

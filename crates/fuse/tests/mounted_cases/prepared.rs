@@ -13,6 +13,8 @@ use envfs_fuse::mount::check_mount_point;
 use envfs_fuse::status::{self, State};
 use envfs_fuse::unmount;
 use envfs_store::lease::LeaseKind;
+use envfs_store::trace::Trace;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 
 use super::runs::nix_fork;
@@ -95,24 +97,41 @@ pub(crate) const AT_ONCE: Case = Case {
 };
 
 pub(crate) const PREFIXES: Case = Case {
-    name: "another_prefix_costs_its_patched_files_and_an_image",
+    name: "another_prefix_costs_nothing_on_disk",
     needs: Needs::PublicMount,
     by: KERNEL,
     run: |sandbox| {
         let cache = sandbox.store.root().join("cache");
-        sandbox.mount();
-        let first = files_below(&cache);
-        sandbox.unmount();
-        sandbox.mount();
-        assert_eq!(files_below(&cache), first);
-        sandbox.unmount();
-        let other = sandbox.file("other");
-        fs::create_dir(&other).unwrap();
-        let service = sandbox.service(&other, LeaseKind::Mount);
-        backend::prepare(&service).unwrap();
+        let mount_at = |name: &str| {
+            let place = sandbox.file(name);
+            fs::create_dir(&place).unwrap();
+            let service = sandbox.service(&place, LeaseKind::Mount);
+            backend::mount_in_background(&service, &sandbox.options(), Some(Backend::Kernel), None).unwrap();
+            place
+        };
+        let first = mount_at("first");
+        let before = files_below(&cache);
+        let other = mount_at("other");
+        assert_eq!(files_below(&cache), before);
+        // The sizes of texts are in the image of the names.
+        let longer = mount_at("one that is longer");
         let second = files_below(&cache);
-        let new: Vec<_> = second.difference(&first).collect();
-        assert_eq!(new.len(), 2, "{new:?}");
+        assert_eq!(second.difference(&before).count(), 1);
+        for place in [&first, &other, &longer] {
+            let text = fs::read_to_string(place.join("bin/where")).unwrap();
+            assert_eq!(text, fixture::script(place.to_str().unwrap()));
+            let binary = fs::read(place.join("bin/binary")).unwrap();
+            assert_eq!(binary, fixture::binary(place.to_str().unwrap()), "{}", place.display());
+        }
+        // All runs have one prefix, whose files stay.
+        assert_eq!(sandbox.run("test -x \"$P/bin/where\"").unwrap(), 0);
+        let third = files_below(&cache);
+        assert_eq!(sandbox.run("test -x \"$P/bin/where\"").unwrap(), 0);
+        assert_eq!(files_below(&cache), third);
+        for place in [&first, &other, &longer] {
+            unmount::unmount(&sandbox.store, place, false).unwrap();
+        }
+        let service = sandbox.service(&other, LeaseKind::Mount);
         // What another boot of this machine left is removed by the first of the next; this boot's stays.
         let (boot, old) = (only_entry(&cache), cache.join("another-boot"));
         fs::create_dir_all(old.join("small")).unwrap();
@@ -123,7 +142,52 @@ pub(crate) const PREFIXES: Case = Case {
         fs::remove_file(boot.join("machine")).unwrap();
         backend::prepare(&service).unwrap();
         assert!(!old.exists() && foreign.exists());
-        assert!(second.is_subset(&files_below(&cache)));
+        let patched = |path: &&PathBuf| path.components().any(|part| part.as_os_str() == "patched");
+        let fourth = files_below(&cache);
+        assert!(
+            third
+                .iter()
+                .filter(|path| !patched(path))
+                .all(|path| fourth.contains(path))
+        );
+    },
+};
+
+pub(crate) const RECORDED: Case = Case {
+    name: "what_the_first_runs_open_is_recorded_and_no_more",
+    needs: Needs::PublicMount,
+    by: KERNEL,
+    run: |sandbox| {
+        let runs = || Trace::load(&sandbox.store, &sandbox.tree_name).map_or(0, |trace| trace.runs);
+        let opens: [&[&str]; 3] = [
+            &["share/text", "lib/large"],
+            &["share/text", "many/0001"],
+            &["bin/where"],
+        ];
+        for (index, paths) in opens.iter().enumerate() {
+            let mount = sandbox.mount();
+            for path in *paths {
+                fs::read(mount.join(path)).unwrap();
+                fs::metadata(mount.join("bin/tool")).unwrap();
+            }
+            eventually("it is recorded", || runs() as usize == index + 1);
+            sandbox.unmount();
+        }
+        let trace = Trace::load(&sandbox.store, &sandbox.tree_name).unwrap();
+        let files = trace.files.iter().map(|file| {
+            let node = sandbox.tree.node(file.node).unwrap();
+            let path = sandbox.tree.path(node).unwrap();
+            (String::from_utf8(path).unwrap(), file.runs)
+        });
+        let files: Vec<_> = files.filter(|(path, _)| path.contains('/')).collect();
+        let expected = [("bin/where", 1), ("share/text", 2), ("many/0001", 1), ("lib/large", 1)];
+        assert_eq!(files, expected.map(|(path, runs)| (path.to_owned(), runs)));
+        // Of the fourth nothing is noted.
+        let mount = sandbox.mount();
+        fs::read(mount.join("many/0002")).unwrap();
+        sandbox.unmount();
+        assert_eq!(Trace::load(&sandbox.store, &sandbox.tree_name), Some(trace));
+        sandbox.assert_nothing_is_left();
     },
 };
 
@@ -158,7 +222,7 @@ pub(crate) const DAMAGED: Case = Case {
             sandbox.unmount();
             result
         };
-        assert_eq!(read().unwrap_err().raw_os_error(), Some(sandbox.lost_errno() as i32));
+        assert_eq!(read().unwrap_err().raw_os_error(), Some(Errno::EIO as i32));
         replace(&whole);
         assert_eq!(read().unwrap(), b"hello\n");
     },

@@ -14,7 +14,7 @@ use crate::link::Base;
 pub(super) struct OpenBase<'a> {
     pub(super) environment: &'a Environment,
     pub(super) archives: BTreeSet<Sha256>,
-    is_changed: bool,
+    pub(super) is_changed: bool,
     tree: Tree,
 }
 

@@ -11,6 +11,7 @@ use super::{Export, name_of, scalar};
 use crate::lock::LockedContents;
 use crate::network::without_credentials;
 use crate::pypi::normalized_name;
+use crate::source::SourcePlace;
 
 pub(super) fn write(request: &Export<'_>) -> String {
     let mut text = "version: 1\nmetadata:\n  content_hash:\n".to_owned();
@@ -71,7 +72,23 @@ fn entries(contents: &LockedContents) -> Vec<Entry> {
         sha256: wheel.sha256().map(hex::encode),
         build: None,
     });
-    packages.chain(wheels).collect()
+    // Of what has to be built the format holds archives alone.
+    let archives = contents.sources.iter().filter_map(|source| {
+        let SourcePlace::Archive { url, sha256, .. } = source.place() else {
+            return None;
+        };
+        Some(Entry {
+            name: source.name().to_owned(),
+            version: source.version()?.to_owned(),
+            manager: "pip",
+            url: without_credentials(url).into(),
+            depends: split(source.requires_dist(), normalized_name),
+            md5: None,
+            sha256: sha256.map(hex::encode),
+            build: None,
+        })
+    });
+    packages.chain(wheels).chain(archives).collect()
 }
 
 /// Each dependency as its name and the rest; of several with one name the first. What depends on a marker is left out.

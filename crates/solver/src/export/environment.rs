@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Export, scalar};
 use crate::lock::LockedContents;
 use crate::package::LockedPackage;
+use crate::source::LockedSource;
 
 pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
     let mut text = String::new();
@@ -28,7 +29,8 @@ pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
                 .map(|package| pinned(package, request.no_builds));
             let wheels = contents.wheels.iter();
             let wheels = wheels.map(|wheel| format!("{}=={}", wheel.name(), wheel.version()));
-            (packages.collect(), wheels.collect())
+            let sources = contents.sources.iter().map(LockedSource::line);
+            (packages.collect(), wheels.chain(sources).collect())
         }
     };
     for package in packages {

@@ -1,10 +1,11 @@
-//! pylock.toml ([PEP 751](https://peps.python.org/pep-0751/)): the wheels of an environment, and nothing of its conda packages.
+//! pylock.toml ([PEP 751](https://peps.python.org/pep-0751/)): the wheels and sources of an environment, and nothing of its conda packages.
 
 use std::fmt::Write as _;
 
 use super::ExportError;
 use crate::lock::LockedContents;
 use crate::pypi::LockedWheel;
+use crate::source::{LockedSource, SourcePlace};
 
 /// # Errors
 /// A wheel has no digest, which the format demands.
@@ -22,7 +23,10 @@ pub(super) fn write(contents: &LockedContents) -> Result<String, ExportError> {
     for wheel in &contents.wheels {
         package(&mut text, wheel)?;
     }
-    if contents.wheels.is_empty() {
+    for source in &contents.sources {
+        source_package(&mut text, source)?;
+    }
+    if contents.wheels.is_empty() && contents.sources.is_empty() {
         text.push_str("packages = []\n");
     }
     Ok(text)
@@ -54,6 +58,61 @@ fn package(text: &mut String, wheel: &LockedWheel) -> Result<(), ExportError> {
     let _ = match wheel.direct_url() {
         Some(_) => writeln!(text, "archive = {file}"),
         None => writeln!(text, "wheels = [{file}]"),
+    };
+    Ok(())
+}
+
+fn source_package(text: &mut String, source: &LockedSource) -> Result<(), ExportError> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let public = |url| quoted(crate::network::without_credentials(url).as_str());
+    let _ = writeln!(text, "\n[[packages]]\nname = \"{}\"", source.name());
+    if let Some(version) = source.version() {
+        let _ = writeln!(text, "version = \"{version}\"");
+    }
+    let inside = |subdirectory: &Option<String>| {
+        let inside = subdirectory
+            .as_deref()
+            .map(|inside| format!(", subdirectory = {}", quoted(inside)));
+        inside.unwrap_or_default()
+    };
+    let _ = match source.place() {
+        SourcePlace::Archive {
+            url,
+            sha256,
+            subdirectory,
+            is_direct,
+        } => {
+            let sha256 = sha256.ok_or_else(|| ExportError::NoDigest {
+                package: source.to_string(),
+                format: "pylock.toml",
+            })?;
+            let key = if *is_direct { "archive" } else { "sdist" };
+            let (url, digits) = (public(url), hex::encode(sha256));
+            let inside = inside(subdirectory);
+            writeln!(
+                text,
+                "{key} = {{ url = {url}{inside}, hashes = {{ sha256 = \"{digits}\" }} }}"
+            )
+        }
+        SourcePlace::Repository {
+            url,
+            commit,
+            requested,
+            subdirectory,
+        } => {
+            let requested = requested
+                .as_deref()
+                .map(|text| format!(", requested-revision = {}", quoted(text)));
+            let (url, requested, inside) = (public(url), requested.unwrap_or_default(), inside(subdirectory));
+            writeln!(
+                text,
+                "vcs = {{ type = \"git\", url = {url}{requested}, commit-id = \"{commit}\"{inside} }}"
+            )
+        }
+        SourcePlace::Directory { path, is_editable } => {
+            let path = quoted(path.to_string_lossy().as_ref());
+            writeln!(text, "directory = {{ path = {path}, editable = {is_editable} }}")
+        }
     };
     Ok(())
 }

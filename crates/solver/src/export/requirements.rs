@@ -1,4 +1,4 @@
-//! A requirements file: the wheels of an environment with their digests, as pip's hash-checking mode wants them.
+//! A requirements file: the wheels and sources of an environment with their digests, as pip's hash-checking mode wants them.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,8 @@ pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
         return text;
     }
     // pip wants a digest for all or for none.
-    let has_digests = contents.wheels.iter().all(|wheel| wheel.sha256().is_some());
+    let has_digests = contents.wheels.iter().all(|wheel| wheel.sha256().is_some())
+        && contents.sources.iter().all(|source| source.sha256().is_some());
     for wheel in &contents.wheels {
         let _ = match wheel.direct_url() {
             Some(_) => {
@@ -23,10 +24,18 @@ pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
             }
             None => write!(text, "{}=={}", wheel.name(), wheel.version()),
         };
-        if let Some(sha256) = wheel.sha256().filter(|_| has_digests) {
-            let _ = write!(text, " \\\n    --hash=sha256:{}", hex::encode(sha256));
-        }
-        text.push('\n');
+        add_digest(&mut text, wheel.sha256().filter(|_| has_digests));
+    }
+    for source in &contents.sources {
+        text.push_str(&source.line());
+        add_digest(&mut text, source.sha256().filter(|_| has_digests));
     }
     text
+}
+
+fn add_digest(text: &mut String, sha256: Option<[u8; 32]>) {
+    if let Some(sha256) = sha256 {
+        let _ = write!(text, " \\\n    --hash=sha256:{}", hex::encode(sha256));
+    }
+    text.push('\n');
 }

@@ -38,11 +38,67 @@ fn contents() -> LockedContents {
             wheel("demo-1.0-py3-none-any.whl").with_requirements(vec!["six>=1".to_owned()], Some(">=3.8".to_owned())),
             wheel("six-1.16-py2.py3-none-any.whl"),
         ],
+        sources: Vec::new(),
     }
 }
 
+/// One of each kind.
+fn sources() -> Vec<LockedSource> {
+    let archive = SourcePlace::Archive {
+        url: "https://user:secret@host/sdist-1.tar.gz".parse().unwrap(),
+        sha256: Some([8; 32]),
+        subdirectory: None,
+        is_direct: false,
+    };
+    let commit = "95c084960b00833f6d008202445f89258a785f3b";
+    let repository = format!("https://user:secret@host/git?rev=main&subdirectory=in#{commit}");
+    vec![
+        LockedSource::new(
+            "dir",
+            None,
+            SourcePlace::of_directory("/p".as_ref(), "/".as_ref(), true),
+        ),
+        LockedSource::new("git", None, SourcePlace::of_git_url(&repository).unwrap()),
+        LockedSource::new("sdist", Some("1".to_owned()), archive),
+    ]
+}
+
+#[test]
+fn what_is_built_from_source_is_exported_as_such() {
+    let commit = "95c084960b00833f6d008202445f89258a785f3b";
+    let contents = LockedContents {
+        sources: sources(),
+        ..contents()
+    };
+    let write = |format| write_of(contents.clone(), format, |_| {});
+    let requirements = write(ExportFormat::Requirements);
+    let git = format!("git @ git+https://host/git@{commit}#subdirectory=in");
+    for line in ["-e /p", &git, "sdist==1"] {
+        assert!(
+            requirements.lines().any(|found| found == line),
+            "{line}: {requirements}"
+        );
+        assert!(write(ExportFormat::Environment).contains(line), "{line}");
+    }
+    let pylock = write(ExportFormat::Pylock);
+    let read = Pylock::parse(&pylock, Path::new("/x/pylock.toml")).unwrap();
+    let target = crate::python::tests::target("3.12.8", "linux-64");
+    let read = read.select(&target, &crate::requirements::Parts::default()).unwrap();
+    let public: Vec<_> = sources().iter().map(LockedSource::line).collect();
+    assert_eq!(read.sources.iter().map(LockedSource::line).collect::<Vec<_>>(), public);
+    let lock = Lock::parse(&write(ExportFormat::Pixi), "/x/pixi.lock".as_ref()).unwrap();
+    let read = lock.sources(DEFAULT_ENVIRONMENT, linux()).unwrap();
+    assert_eq!(read.iter().map(LockedSource::line).collect::<Vec<_>>(), public);
+    assert_eq!((read[2].sha256(), read[2].version()), (Some([8; 32]), Some("1")));
+    assert_eq!(ExportFormat::CondaLock.left_out(&contents), (0, 2));
+}
+
 fn write(format: ExportFormat, change: impl Fn(&mut Export<'_>)) -> String {
-    let contents = [contents()];
+    write_of(contents(), format, change)
+}
+
+fn write_of(contents: LockedContents, format: ExportFormat, change: impl Fn(&mut Export<'_>)) -> String {
+    let contents = [contents];
     let variables = BTreeMap::from([("MODE".to_owned(), "1.50".to_owned())]);
     let channels = ["https://host/chan/".to_owned()];
     let mut request = Export {

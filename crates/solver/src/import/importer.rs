@@ -134,6 +134,8 @@ impl Importer {
         let build = BuildRequest {
             packages: Vec::new(),
             wheels: Vec::new(),
+            sources: Vec::new(),
+            link_scripts: self.request.link_scripts.clone(),
             subdir: self.found.subdir,
             variables,
             bytecode: self.request.bytecode,
@@ -161,7 +163,13 @@ impl Importer {
                 &captured.layer.archive,
             );
             imported.reused = environment::get(store, &signature)?.is_some();
-            let environment = capture::commit(store, workspace, &imported.environment, &captured)?;
+            let environment = capture::commit(
+                store,
+                workspace,
+                &imported.environment,
+                &captured.layer,
+                captured.written,
+            )?;
             imported.written += captured.written;
             imported.environment = environment;
             imported.changes = captured.changes;

@@ -30,7 +30,7 @@ use envfs_store::tree::merge::Clash;
 use envfs_store::view::PrefixError;
 use envfs_store::workspace::Workspace;
 
-use crate::build::{self, Archive, BuildError, BuildProgress, Destination};
+use crate::build::{self, Archive, BuildError, BuildProgress, Destination, LinkScripts};
 use crate::network::Network;
 use crate::package::PackageError;
 use importer::Importer;
@@ -49,6 +49,8 @@ pub struct ImportRequest {
     pub fetch: bool,
     /// Whether modules that come without bytecode are compiled.
     pub bytecode: bool,
+    /// Who runs the packages' link scripts, so that what they wrote is no change; nobody, if they are to be left out.
+    pub link_scripts: Option<Arc<dyn LinkScripts>>,
     /// Whether links and editable installations that lead out of the prefix are kept as they are.
     pub keep_outside: bool,
 }

@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use envfs_store::Store;
+use envfs_store::capture;
 use envfs_store::digest::Sha256;
 use envfs_store::environment::Environment;
 use envfs_store::ingest::{Ingest, Stored, Written};
@@ -53,6 +54,8 @@ pub(crate) struct Linkage<'a> {
     pub(crate) variables: &'a BTreeMap<String, String>,
     /// The environment to inherit from.
     pub(crate) base: Option<Base<'a>>,
+    /// What was written into the base's packages, the oldest first.
+    pub(crate) changes: &'a [Layer],
 }
 
 /// An environment to inherit from.
@@ -71,8 +74,22 @@ pub(crate) struct Linked {
     pub(crate) tree: WrittenTree,
     pub(crate) clashes: Vec<Clash>,
     /// Link scripts that the packages bring.
-    pub(crate) link_scripts: Vec<String>,
+    pub(crate) link_scripts: Vec<FoundScript>,
     pub(crate) written: Written,
+}
+
+/// A script that a package wants to be run when it is linked.
+pub(crate) struct FoundScript {
+    /// Where it lies in the environment.
+    pub(crate) path: String,
+    is_before: bool,
+}
+
+impl FoundScript {
+    /// Whether nobody runs it: what comes before linking could only change what is shared, so rattler ignores it too.
+    pub(crate) fn is_always_skipped(&self) -> bool {
+        self.is_before
+    }
 }
 
 /// Why packages cannot be linked.
@@ -164,6 +181,9 @@ pub(crate) fn link(store: &Store, workspace: &Workspace, linkage: &Linkage<'_>) 
     linker.add_environment_files(linkage)?;
     let mut written = linker.ingest.publish()?;
     let clashes = linker.merge.clashes().to_vec();
+    for layer in linkage.changes {
+        capture::add_to(&mut linker.merge, layer);
+    }
     let base = linkage.base.map(|base| (base.environment.tree, base.tree));
     let tree = linker.merge.write(store, workspace, base)?;
     written += Written {
@@ -184,7 +204,7 @@ struct Linker<'a> {
     ingest: Ingest<'a>,
     merge: Merge,
     bytecode: Waiting<'a>,
-    link_scripts: Vec<String>,
+    link_scripts: Vec<FoundScript>,
     /// Names of distributions that wheels bring.
     replaced: BTreeSet<String>,
 }
@@ -228,7 +248,7 @@ impl Linker<'_> {
             }
             scripts.push((path, stored));
         }
-        self.note_link_scripts(package, layer);
+        self.note_link_scripts(package, &linked);
         let record = records::path(&dist_name);
         let leaf = match inherited_record(layer, &record, linkage.base)? {
             Some(leaf) => leaf,
@@ -302,15 +322,12 @@ impl Linker<'_> {
         Ok(())
     }
 
-    fn note_link_scripts(&mut self, package: &LockedPackage, layer: &Layer) {
-        for when in ["pre-link", "post-link", "pre-unlink"] {
-            let script = format!("bin/.{}-{when}.sh", package.name());
-            if layer
-                .entries
-                .iter()
-                .any(|entry| entry.path.as_bytes() == script.as_bytes())
-            {
-                self.link_scripts.push(script);
+    fn note_link_scripts(&mut self, package: &LockedPackage, linked: &[(EnvPath, &Entry)]) {
+        for when in ["pre-link", "post-link"] {
+            let path = format!("bin/.{}-{when}.sh", package.name());
+            if linked.iter().any(|(linked, _)| linked.as_bytes() == path.as_bytes()) {
+                let is_before = when == "pre-link";
+                self.link_scripts.push(FoundScript { path, is_before });
             }
         }
     }

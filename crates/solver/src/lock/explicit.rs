@@ -43,6 +43,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Lock, LockError> {
                 packages,
                 wheels: Vec::new(),
                 sources: Vec::new(),
+                unbuilt: Vec::new(),
             }],
         }],
     })

@@ -12,6 +12,7 @@ use url::Url;
 use super::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedEnvironment, LockedPlatform, wheels};
 use crate::network::without_credentials;
 use crate::package::LockedPackage;
+use crate::source::Distribution;
 use crate::subdir::Subdir;
 
 /// The version that is written. Tools that know only older ones cannot read it.
@@ -44,12 +45,14 @@ pub(super) fn from_lock_file(
                 packages: Vec::new(),
                 wheels: Vec::new(),
                 sources: Vec::new(),
+                unbuilt: Vec::new(),
             };
             for package in packages {
                 add_package(&mut locked, package, is_complete, path)?;
             }
             locked.packages.sort_by(|a, b| a.name().cmp(b.name()));
             locked.wheels.sort_by(|a, b| a.name().cmp(b.name()));
+            locked.sources.sort_by(|a, b| a.name().cmp(b.name()));
             platforms.push(locked);
         }
         platforms.sort_by(|a, b| a.name.cmp(&b.name));
@@ -81,13 +84,13 @@ fn add_package(
     let binary = match package {
         rattler_lock::LockedPackage::Pypi(pypi) => {
             match wheels::read(pypi, path)? {
-                Some(wheel) => platform.wheels.push(wheel),
-                None => platform.sources.push(pypi.name().to_string()),
+                Distribution::Wheel(wheel) => platform.wheels.push(wheel),
+                Distribution::Source(source) => platform.sources.push(source),
             }
             return Ok(());
         }
         rattler_lock::LockedPackage::Conda(CondaPackageData::Source(source)) => {
-            platform.sources.push(source.name().as_normalized().to_owned());
+            platform.unbuilt.push(source.name().as_normalized().to_owned());
             return Ok(());
         }
         rattler_lock::LockedPackage::Conda(CondaPackageData::Binary(binary)) => binary,
@@ -112,7 +115,7 @@ fn add_package(
     Ok(())
 }
 
-pub(super) fn render(lock: &Lock) -> Result<String, LockError> {
+pub(super) fn render(lock: &Lock, beside: Option<&Path>) -> Result<String, LockError> {
     let failed = |error: &dyn std::error::Error| LockError::Render {
         reason: error.to_string(),
     };
@@ -149,8 +152,14 @@ pub(super) fn render(lock: &Lock) -> Result<String, LockError> {
                     .add_conda_package(&environment.name, &platform.name, data)
                     .map_err(|error| failed(&error))?;
             }
-            for wheel in &platform.wheels {
-                let data = wheels::write(wheel)?;
+            let wheels = platform.wheels.iter().map(wheels::write);
+            for data in wheels.chain(
+                platform
+                    .sources
+                    .iter()
+                    .map(|source| wheels::write_source(source, beside)),
+            ) {
+                let data = data?;
                 builder
                     .add_pypi_package(&environment.name, &platform.name, data)
                     .map_err(|error| failed(&error))?;

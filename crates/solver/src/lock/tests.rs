@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::source::SourcePlace;
 
 fn parse(text: &str) -> Result<Lock, LockError> {
     Lock::parse(text, Path::new("/project/some.lock"))
@@ -44,6 +45,7 @@ fn contents(subdir: Subdir, packages: Vec<LockedPackage>) -> LockedContents {
         subdir,
         packages,
         wheels: Vec::new(),
+        sources: Vec::new(),
     }
 }
 
@@ -230,7 +232,7 @@ fn what_is_asked_for_and_missing_is_named_beside_what_there_is() {
 }
 
 #[test]
-fn wheels_are_read_and_sources_refused_by_name() {
+fn wheels_are_read_and_sources_told_apart() {
     let lock = parse(
         "version: 6\nenvironments:\n  default:\n    channels:\n    - url: https://example.com/chan/\n    indexes:\n    - https://example.com/simple\n    packages:\n      linux-64:\n      - pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n      osx-arm64:\n      - pypi: https://example.com/w/old-1.0.tar.gz\npackages:\n- pypi: https://example.com/w/six-1.16.0-py2.py3-none-any.whl\n  name: six\n  version: 1.16.0\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n- pypi: https://example.com/w/old-1.0.tar.gz\n  name: old\n  version: '1.0'\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n",
     )
@@ -239,10 +241,11 @@ fn wheels_are_read_and_sources_refused_by_name() {
     let wheels = lock.wheels("default", linux()).unwrap();
     assert_eq!((wheels[0].name(), wheels[0].version()), ("six", "1.16.0"));
     assert_eq!(wheels[0].sha256().unwrap()[..2], [0x8a, 0xbb]);
-    let error = lock.wheels("default", osx()).unwrap_err();
-    assert!(
-        matches!(&error, LockError::Sources { names, .. } if names == "old"),
-        "{error}"
+    assert_eq!(lock.wheels("default", osx()).unwrap(), []);
+    let sources = lock.sources("default", osx()).unwrap();
+    assert_eq!(
+        (sources[0].to_string().as_str(), sources[0].sha256().unwrap()[0]),
+        ("old 1.0", 0x8a)
     );
 }
 
@@ -272,6 +275,33 @@ fn wheels_are_written_and_read_again_whole() {
         assert_eq!(wheels[0].requires_dist(), wheel.requires_dist());
         assert_eq!(again.packages("default", subdir).unwrap().len(), 1);
     }
+}
+
+#[test]
+fn sources_beside_a_lock_are_named_relative_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |path: &str, is_editable| SourcePlace::of_directory(path.as_ref(), directory.path(), is_editable);
+    let sources = vec![
+        LockedSource::new("away", None, place("/elsewhere/away", false)),
+        LockedSource::new("here", None, place(".", true)),
+        LockedSource::new("inside", None, place("lib/inside", false)),
+    ];
+    let contents = LockedContents {
+        sources: sources.clone(),
+        ..contents(linux(), Vec::new())
+    };
+    let path = directory.path().join("pixi.lock");
+    Lock::from_solutions("default", &[], &[contents])
+        .unwrap()
+        .write(&path)
+        .unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        text.contains("./lib/inside") && !text.contains(directory.path().to_str().unwrap()),
+        "{text}"
+    );
+    let read = Lock::read(&path).unwrap().sources("default", linux()).unwrap();
+    assert_eq!(read, sources);
 }
 
 #[test]

@@ -56,6 +56,9 @@ struct Package {
     #[serde(default)]
     extras: BTreeMap<String, Vec<String>>,
     source: Option<Source>,
+    /// Whether a directory is installed as an editable project.
+    #[serde(default)]
+    develop: bool,
 }
 
 /// The condition under which a package is there: one, or one for each group.
@@ -92,6 +95,8 @@ struct DependencyTable {
 struct Source {
     r#type: String,
     url: String,
+    resolved_reference: Option<String>,
+    subdirectory: Option<String>,
 }
 
 impl Document {
@@ -184,8 +189,18 @@ impl Document {
                 let file = std::path::absolute(directory.join(file)).unwrap_or_else(|_| directory.join(file));
                 format!("{} @ file://{}", package.name, file.display())
             }
-            Some(("git", _)) => return Err(must_be_built(package, "a repository", path)),
-            Some(_) => return Err(must_be_built(package, "a directory with sources", path)),
+            Some(("git", url)) => {
+                let commit = source.and_then(|source| source.resolved_reference.as_deref());
+                let commit = commit.ok_or_else(|| PythonLockError::Malformed {
+                    path: path.to_owned(),
+                    reason: format!("the repository of {} has no resolved_reference", package.name),
+                })?;
+                let inside = source.and_then(|source| source.subdirectory.as_ref());
+                let inside = inside.map_or_else(String::new, |inside| format!("#subdirectory={inside}"));
+                format!("{} @ git+{url}@{commit}{inside}", package.name)
+            }
+            Some((_, place)) if package.develop => format!("-e {place}"),
+            Some((_, place)) => format!("{} @ {}", package.name, directory.join(place).display()),
         };
         if let Some(source) = source.filter(|source| source.r#type == "legacy")
             && !into.sources.extra_index_urls.contains(&source.url)
@@ -204,14 +219,6 @@ impl Document {
                 .collect();
         }
         Ok(())
-    }
-}
-
-fn must_be_built(package: &Package, what: &'static str, path: &Path) -> PythonLockError {
-    PythonLockError::MustBeBuilt {
-        path: path.to_owned(),
-        name: package.name.clone(),
-        what,
     }
 }
 

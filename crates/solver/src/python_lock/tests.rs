@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::python::tests::target;
+use crate::source::LockedSource;
 
 const UV: &str = r#"
 version = 1
@@ -44,7 +45,7 @@ wheels = [{ url = "https://host/wincolor-1-py3-none-any.whl" }]
 [[package]]
 name = "built"
 version = "1"
-source = { git = "https://host/built?rev=main#abc" }
+source = { git = "https://host/built?rev=main#95c084960b00833f6d008202445f89258a785f3b" }
 "#;
 
 const POETRY_OLD: &str = r#"
@@ -135,7 +136,10 @@ fn select(text: &str, parts: &Parts) -> Result<Vec<String>, PythonLockError> {
     let directory = tempfile::tempdir().unwrap();
     let lock = PythonLock::parse(text, &directory.path().join("a.lock"))?;
     Ok(match lock.select(&target("3.12.8", "linux-64"), parts)? {
-        Selection::Wheels(wheels) => wheels.iter().map(|wheel| wheel.file_name().to_string()).collect(),
+        Selection::Exact(found) => {
+            let wheels = found.wheels.iter().map(|wheel| wheel.file_name().to_string());
+            wheels.chain(found.sources.iter().map(LockedSource::describe)).collect()
+        }
         Selection::Pins(pins) => pins.wanted.iter().map(crate::requirements::Requirement::line).collect(),
     })
 }
@@ -145,8 +149,11 @@ fn a_uv_lock_is_walked_for_one_python() {
     let fast = "fast-2-cp312-cp312-manylinux_2_17_x86_64.whl";
     let found = select(UV, &Parts::default()).unwrap();
     assert_eq!(found, [fast, "tool-3-py3-none-any.whl"]);
-    let error = select(UV, &parts(&[], &["dev"])).unwrap_err().to_string();
-    assert!(error.contains("built as a repository"), "{error}");
+    let built = "commit 95c084960b00833f6d008202445f89258a785f3b of https://host/built";
+    assert_eq!(
+        select(UV, &parts(&[], &["dev"])).unwrap(),
+        [fast, "tool-3-py3-none-any.whl", built]
+    );
     let error = select(UV, &parts(&["nope"], &[])).unwrap_err().to_string();
     assert!(error.contains("no extra 'nope'"), "{error}");
 }
@@ -174,8 +181,11 @@ fn a_new_poetry_lock_says_itself_what_is_there() {
         select(POETRY_NEW, &parts(&[], &["lint"])).unwrap(),
         ["anyio==4", "mypy==1"]
     );
-    let error = select(POETRY_NEW, &parts(&["all"], &[])).unwrap_err().to_string();
-    assert!(error.contains("local as a directory"), "{error}");
+    let built = select(POETRY_NEW, &parts(&["all"], &[])).unwrap();
+    assert!(
+        built[1].starts_with("local @ file:///") && built[1].ends_with("/local"),
+        "{built:?}"
+    );
 }
 
 #[test]

@@ -7,12 +7,14 @@ use std::path::Path;
 
 use pep508_rs::{MarkerEnvironment, MarkerTree};
 use serde::Deserialize;
+use url::Url;
 
 use super::{PythonLockError, stale};
-use crate::pylock::LockedDistribution;
+use crate::pylock::{Choice, LockedDistribution};
 use crate::pypi::{LockedWheel, normalized_name};
 use crate::python::PythonTarget;
 use crate::requirements::{Parts, Project};
+use crate::source::{Distribution, Distributions, LockedSource, SourcePlace};
 
 /// The content of a uv.lock.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,7 +39,7 @@ struct Package {
     dev_dependencies: BTreeMap<String, Vec<Dependency>>,
     #[serde(default)]
     wheels: Vec<File>,
-    sdist: Option<toml::Value>,
+    sdist: Option<File>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -65,13 +67,12 @@ struct Dependency {
 struct File {
     url: Option<String>,
     path: Option<String>,
-    filename: Option<String>,
     hash: Option<String>,
     size: Option<u64>,
 }
 
 impl Document {
-    /// The wheels for a Python, by name: what the project needs, with the parts that are asked for.
+    /// What is for a Python, by name: what the project needs, with the parts that are asked for.
     ///
     /// # Errors
     /// As [`select`](super::PythonLock::select).
@@ -81,7 +82,7 @@ impl Document {
         parts: &Parts,
         project: Option<&Project>,
         path: &Path,
-    ) -> Result<Vec<LockedWheel>, PythonLockError> {
+    ) -> Result<Distributions, PythonLockError> {
         if let Some(project) = project {
             stale::check(project, &|name| self.versions(name), path)?;
         }
@@ -117,12 +118,15 @@ impl Document {
         }
         let own: Vec<usize> = roots.iter().map(|root| self.index_of(root)).collect();
         let found = walk.finish()?;
-        let mut wheels = Vec::new();
+        let mut chosen = Vec::new();
         for index in found.into_iter().filter(|index| !own.contains(index)) {
-            wheels.push(self.package[index].wheel(target, path)?);
+            let package = &self.package[index];
+            // Nothing is installed of a project that is no package; only what it needs.
+            if package.source.r#virtual.is_none() {
+                chosen.push(package.choose(target, path)?);
+            }
         }
-        wheels.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok(wheels)
+        Ok(Distributions::sorted(chosen))
     }
 
     fn index_of(&self, package: &Package) -> usize {
@@ -250,63 +254,86 @@ impl Source {
         self.editable.as_deref().or(self.r#virtual.as_deref())
     }
 
-    /// What would have to be built.
-    fn unbuilt(&self) -> Option<&'static str> {
-        if self.git.is_some() {
-            return Some("a repository");
+    /// A repository or a directory.
+    fn place(&self, lock: &Path) -> Option<SourcePlace> {
+        if let Some(git) = &self.git {
+            return SourcePlace::of_git_url(git);
         }
-        (self.directory.is_some() || self.member().is_some()).then_some("a directory with sources")
+        let (path, is_editable) = match (&self.editable, &self.directory) {
+            (Some(path), _) => (path, true),
+            (None, Some(path)) => (path, false),
+            (None, None) => return None,
+        };
+        let directory = lock.parent().unwrap_or(Path::new("."));
+        Some(SourcePlace::of_directory(Path::new(path), directory, is_editable))
     }
 }
 
 impl Package {
-    fn wheel(&self, target: &PythonTarget, path: &Path) -> Result<LockedWheel, PythonLockError> {
-        if let Some(what) = self.source.unbuilt() {
-            return Err(PythonLockError::MustBeBuilt {
-                path: path.to_owned(),
-                name: self.name.clone(),
-                what,
-            });
-        }
+    fn choose(&self, target: &PythonTarget, path: &Path) -> Result<Distribution, PythonLockError> {
+        let malformed = |reason: String| PythonLockError::Malformed {
+            path: path.to_owned(),
+            reason: format!("a file of {}: {reason}", self.name),
+        };
         let wheels = self.wheels.iter().map(|file| file.read(&self.source, path));
-        let wheels = wheels
-            .collect::<Result<_, _>>()
-            .map_err(|reason| PythonLockError::Malformed {
-                path: path.to_owned(),
-                reason: format!("a file of {}: {reason}", self.name),
-            })?;
-        let source = self.sdist.is_some().then_some("a source distribution");
+        let wheels = wheels.collect::<Result<_, _>>().map_err(malformed)?;
+        let place = match &self.sdist {
+            Some(sdist) => Some(sdist.read_source(&self.source, path).map_err(malformed)?),
+            None => self.source.place(path),
+        };
+        let source = place.map(|place| LockedSource::new(&self.name, self.version.clone(), place));
         let distribution = LockedDistribution::new(&self.name, self.version.clone(), wheels, source);
-        Ok(distribution.choose(target, &[])?)
+        Ok(distribution.choose(target, &Choice::default())?)
     }
 }
 
 impl File {
     fn read(&self, source: &Source, lock: &Path) -> Result<LockedWheel, String> {
+        let wheel = LockedWheel::new(&self.place(source, lock)?).map_err(|error| error.to_string())?;
+        let wheel = match self.sha256()? {
+            Some(sha256) => wheel.with_sha256(sha256),
+            None => wheel,
+        };
+        Ok(match self.size {
+            Some(size_bytes) => wheel.with_size_bytes(size_bytes),
+            None => wheel,
+        })
+    }
+
+    fn read_source(&self, source: &Source, lock: &Path) -> Result<SourcePlace, String> {
+        let place = self.place(source, lock)?;
+        let url = Url::parse(&place).or_else(|_| Url::from_file_path(&place));
+        Ok(SourcePlace::Archive {
+            url: url.map_err(|()| format!("'{place}' is no place"))?,
+            sha256: self.sha256()?,
+            subdirectory: None,
+            is_direct: source.registry.is_none(),
+        })
+    }
+
+    fn sha256(&self) -> Result<Option<[u8; 32]>, String> {
+        let Some(digits) = self.hash.as_deref().and_then(|hash| hash.strip_prefix("sha256:")) else {
+            return Ok(None);
+        };
+        let sha256 = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
+        sha256.map(Some).ok_or_else(|| format!("'{digits}' is no SHA-256"))
+    }
+
+    fn place(&self, source: &Source, lock: &Path) -> Result<String, String> {
         let directory = lock.parent().unwrap_or(Path::new("."));
         let beside = |relative: &str| {
             let joined = directory.join(relative);
             std::path::absolute(&joined).unwrap_or(joined).display().to_string()
         };
         // The paths of a flat index are relative to it; a wheel that is a package's source has only a name of its own.
-        let place = match (&self.url, &self.path, &self.filename) {
-            (Some(url), _, _) => url.clone(),
-            (None, Some(path), _) => beside(&format!("{}/{path}", source.registry.as_deref().unwrap_or("."))),
-            (None, None, Some(_)) => match (&source.url, &source.path) {
+        Ok(match (&self.url, &self.path) {
+            (Some(url), _) => url.clone(),
+            (None, Some(path)) => beside(&format!("{}/{path}", source.registry.as_deref().unwrap_or("."))),
+            (None, None) => match (&source.url, &source.path) {
                 (Some(url), _) => url.clone(),
                 (None, Some(path)) => beside(path),
                 (None, None) => return Err("it has no place".to_owned()),
             },
-            (None, None, None) => return Err("it has neither url, path nor filename".to_owned()),
-        };
-        let mut wheel = LockedWheel::new(&place).map_err(|error| error.to_string())?;
-        if let Some(digits) = self.hash.as_deref().and_then(|hash| hash.strip_prefix("sha256:")) {
-            let sha256 = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
-            wheel = wheel.with_sha256(sha256.ok_or_else(|| format!("'{digits}' is no SHA-256"))?);
-        }
-        Ok(match self.size {
-            Some(size_bytes) => wheel.with_size_bytes(size_bytes),
-            None => wheel,
         })
     }
 }

@@ -93,6 +93,7 @@ impl Reader<'_> {
             Line::FindLinks(place) => sources.find_links.push(place),
             Line::NoIndex => sources.no_index = true,
             Line::Prereleases => sources.allow_prereleases = true,
+            Line::NoBinary(names) => sources.no_binary.extend(names),
             Line::Nothing => {}
         }
         Ok(())

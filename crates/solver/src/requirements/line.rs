@@ -8,6 +8,7 @@ use std::path::Path;
 use url::Url;
 
 use super::{Kind, Pep508, Place, Requirement, RequirementError, Source, SourceKind};
+use crate::source::normal;
 
 /// What a line says.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) enum Line {
     FindLinks(String),
     NoIndex,
     Prereleases,
+    /// `--no-binary NAME,...`
+    NoBinary(Vec<String>),
     /// An option that says nothing about what is installed.
     Nothing,
 }
@@ -80,24 +83,12 @@ fn parse_option(text: &str, place: &Place, directory: &Path) -> Result<Line, Req
         "--no-index" => Line::NoIndex,
         "--pre" => Line::Prereleases,
         "--no-binary" if value == Some(":none:") => Line::Nothing,
-        "--no-binary" => {
-            return Err(RequirementError::Option {
-                place: place.clone(),
-                reason: format!(
-                    "'--no-binary {}' asks for a build from source, and nothing is built from source here; take the option \
-                     out to use wheels",
-                    needed()?
-                ),
-            });
-        }
+        "--no-binary" => Line::NoBinary(needed()?.split(',').map(|name| name.trim().to_owned()).collect()),
         "-e" | "--editable" => {
             let value = needed()?;
             Line::Requirement(Box::new(Requirement {
                 place: place.clone(),
-                kind: Kind::Source(Source {
-                    text: format!("-e {value}"),
-                    what: source_kind(&value, directory),
-                }),
+                kind: Kind::Source(editable(&value, directory)),
                 sha256: Vec::new(),
             }))
         }
@@ -161,23 +152,21 @@ fn split_hashes<'a>(text: &'a str, place: &Place) -> Result<(&'a str, Vec<[u8; 3
 
 fn parse_requirement(text: &str, place: &Place, directory: &Path) -> Result<Kind, RequirementError> {
     let text = unquoted(text);
-    let source = |what| {
-        Kind::Source(Source {
-            text: text.to_owned(),
-            what,
-        })
-    };
-    if let Some((_, target)) = text.split_once(" @ ").or_else(|| named_url(text)) {
+    if let Some((name, target)) = text.split_once(" @ ").or_else(|| named_url(text)) {
         let target = target.trim();
-        let place_only = target.split(" ;").next().unwrap_or(target);
+        let (place_only, marker) = split_marker(target);
         if !is_wheel(place_only) {
-            return Ok(source(source_kind(place_only, directory)));
+            let line = format!("{} @ {}{marker}", name.trim(), absolute_url(place_only, directory));
+            return Ok(Kind::Source(source(text, line, place_only, directory)));
         }
     } else if is_place(text) {
-        let place_only = text.split(" ;").next().unwrap_or(text).trim();
+        let (place_only, marker) = split_marker(text);
         return match is_wheel(place_only).then(|| url_of(place_only, directory)).flatten() {
             Some(url) => Ok(Kind::Wheel(url)),
-            None => Ok(source(source_kind(place_only, directory))),
+            None => {
+                let line = format!("{}{marker}", absolute_place(place_only, directory));
+                Ok(Kind::Source(source(text, line, place_only, directory)))
+            }
         };
     }
     let parsed = Pep508::parse(text, directory).map_err(|error| RequirementError::NotARequirement {
@@ -196,6 +185,57 @@ fn parse_requirement(text: &str, place: &Place, directory: &Path) -> Result<Kind
         });
     }
     Ok(Kind::Pep508(Box::new(parsed)))
+}
+
+/// Splits ` ; marker` off the end.
+fn split_marker(text: &str) -> (&str, &str) {
+    let end = text.find(" ;").unwrap_or(text.len());
+    (text[..end].trim(), &text[end..])
+}
+
+/// `-e PLACE`. Only a directory can be edited; uv takes a repository as it is.
+pub(super) fn editable(place: &str, directory: &Path) -> Source {
+    let (place_only, marker) = split_marker(place);
+    let option = if is_repository(place_only) { "" } else { "-e " };
+    let line = format!("{option}{}{marker}", absolute_place(place_only, directory));
+    source(&format!("-e {place}"), line, place_only, directory)
+}
+
+fn source(text: &str, line: String, place: &str, directory: &Path) -> Source {
+    Source {
+        text: text.to_owned(),
+        line,
+        what: source_kind(place, directory),
+    }
+}
+
+/// A place as uv reads it in any directory: a URL, or a path from the root, with the extras behind it.
+fn absolute_place(place: &str, directory: &Path) -> String {
+    let Some(path) = local_path(place) else {
+        return place.to_owned();
+    };
+    let (path, extras) = path.find('[').map_or((path, ""), |at| path.split_at(at));
+    format!("{}{extras}", normal(&directory.join(path)).display())
+}
+
+/// As [`absolute_place`], but always a URL, as behind a name (PEP 508).
+fn absolute_url(place: &str, directory: &Path) -> String {
+    let Some(path) = local_path(place) else {
+        return place.to_owned();
+    };
+    let (path, fragment) = path.find('#').map_or((path, ""), |at| path.split_at(at));
+    let path = normal(&directory.join(path));
+    match Url::from_file_path(&path) {
+        Ok(url) => format!("{url}{fragment}"),
+        Err(()) => place.to_owned(),
+    }
+}
+
+/// The path that a place is, unless it is a URL.
+fn local_path(place: &str) -> Option<&str> {
+    let is_url = place.contains("://") && !place.starts_with("file:");
+    let path = place.strip_prefix("file://").unwrap_or(place);
+    (!is_url && !is_repository(place)).then(|| path.strip_prefix("file:").unwrap_or(path))
 }
 
 /// `name@https://...`, without spaces.

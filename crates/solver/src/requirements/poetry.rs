@@ -55,6 +55,11 @@ struct Table {
     python: Option<String>,
     platform: Option<String>,
     git: Option<String>,
+    rev: Option<String>,
+    tag: Option<String>,
+    branch: Option<String>,
+    subdirectory: Option<String>,
+    develop: bool,
     path: Option<String>,
     url: Option<String>,
 }
@@ -173,7 +178,13 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
         text = format!("{text}[{}]", table.extras.join(","));
     }
     if let Some(git) = &table.git {
-        text = format!("{text} @ git+{git}");
+        let revision = [&table.rev, &table.tag, &table.branch].into_iter().flatten().next();
+        let revision = revision.map_or_else(String::new, |revision| format!("@{revision}"));
+        let inside = table.subdirectory.as_ref();
+        let inside = inside.map_or_else(String::new, |inside| format!("#subdirectory={inside}"));
+        text = format!("{text} @ git+{git}{revision}{inside}");
+    } else if let (Some(path), true) = (&table.path, table.develop) {
+        text = format!("-e {path}{}", text.trim_start_matches(name));
     } else if let Some(place) = table.url.as_ref().or(table.path.as_ref()) {
         let is_bare = !place.contains("://") && !place.starts_with(['.', '/']);
         text = format!("{text} @ {}{place}", if is_bare { "./" } else { "" });

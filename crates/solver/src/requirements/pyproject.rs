@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::poetry::{self, Poetry};
-use super::{Kind, Parts, Pep508, Place, Requirement, RequirementError, Requirements, Source, SourceKind};
+use super::{Kind, Parts, Pep508, Place, Requirement, RequirementError, Requirements, uv_sources};
 use crate::pypi::normalized_name;
 
 /// A project's own account of what it needs.
@@ -152,7 +152,7 @@ impl Reader {
             }
             requirements.sources.is_first_index_only = true;
         }
-        self.apply_uv_sources(&mut requirements);
+        self.apply_uv_sources(&mut requirements)?;
         Ok(Project { name, requirements })
     }
 
@@ -278,29 +278,28 @@ impl Reader {
     }
 
     /// What `[tool.uv.sources]` takes from elsewhere than an index.
-    fn apply_uv_sources(&self, requirements: &mut Requirements) {
+    fn apply_uv_sources(&self, requirements: &mut Requirements) -> Result<(), RequirementError> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        for requirement in &mut requirements.wanted {
-            let Some(name) = requirement.name() else { continue };
+        let mut wanted = Vec::new();
+        for requirement in std::mem::take(&mut requirements.wanted) {
+            let name = requirement.name();
             let mut sources = self.document.tool.uv.sources.iter();
-            let Some((_, source)) = sources.find(|(key, _)| normalized_name(key) == name) else {
-                continue;
+            let source = sources.find(|(key, _)| Some(normalized_name(key)) == name);
+            let lines = match (&requirement.kind, source) {
+                (Kind::Pep508(parsed), Some((_, source))) => uv_sources::lines(parsed, source, directory),
+                _ => Ok(None),
             };
-            let field = |key: &str| source.get(key).and_then(toml::Value::as_str);
-            let what = if field("git").is_some() {
-                SourceKind::Repository
-            } else if let Some(path) = field("path") {
-                SourceKind::Directory(directory.join(path))
-            } else if source.get("workspace").is_some() {
-                SourceKind::Directory(directory.to_owned())
-            } else {
-                continue;
-            };
-            requirement.kind = Kind::Source(Source {
-                text: format!("{name} = {{ {} }}", source.to_string().trim_matches(['{', '}', ' '])),
-                what,
-            });
+            match lines.map_err(|reason| self.error(&reason))? {
+                None => wanted.push(requirement),
+                Some(lines) => {
+                    for line in lines {
+                        wanted.push(self.requirement(&line)?);
+                    }
+                }
+            }
         }
+        requirements.wanted = wanted;
+        Ok(())
     }
 }
 

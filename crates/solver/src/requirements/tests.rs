@@ -52,7 +52,7 @@ fn a_file_with_everything() {
         read.sources.find_links,
         [directory.path().join("wheels").display().to_string()]
     );
-    read.check().unwrap();
+    read.check(true).unwrap();
 }
 
 #[test]
@@ -68,27 +68,49 @@ fn an_included_file_that_is_missing_is_named_with_its_place() {
 }
 
 #[test]
-fn what_must_be_built_is_refused_with_a_way_out() {
+fn what_must_be_built_is_refused_where_nothing_may_be() {
     for (line, kind) in [
         ("-e git+https://host/argh.git#egg=argh", "a repository"),
         ("git+https://host/dask/distributed", "a repository"),
         ("dllogger @ git+https://host/dllogger.git", "a repository"),
         ("https://host/x-1.0.tar.gz", "a source distribution"),
         ("x @ https://host/x-1.0.zip", "a source distribution"),
-        ("-e /", "a directory with sources"),
-        ("/.", "a directory with sources"),
     ] {
-        let error = one(line).unwrap().check().unwrap_err().to_string();
+        let error = one(line).unwrap().check(false).unwrap_err().to_string();
+        assert!(one(line).unwrap().need_builds());
         assert!(
-            error.contains(kind) && error.contains(line) && error.contains("pip wheel"),
+            error.contains(kind) && error.contains(line) && error.contains("switched off"),
             "{error}"
         );
     }
 }
 
 #[test]
+fn what_is_built_is_named_so_that_it_is_found_from_anywhere() {
+    for (line, expected) in [
+        ("-e ./module[extra]", "-e /project/module[extra]"),
+        (
+            "-e git+https://host/argh.git#egg=argh",
+            "git+https://host/argh.git#egg=argh",
+        ),
+        ("../x ; os_name == 'posix'", "/x ; os_name == 'posix'"),
+        ("x[a] @ ./in/here", "x[a] @ file:///project/in/here"),
+        ("./x-1.tar.gz", "/project/x-1.tar.gz"),
+        (
+            "x @ file:dist/x-1.zip#subdirectory=y",
+            "x @ file:///project/dist/x-1.zip#subdirectory=y",
+        ),
+        ("https://host/x-1.0.tar.gz", "https://host/x-1.0.tar.gz"),
+    ] {
+        assert_eq!(lines(&one(line).unwrap().wanted), [expected], "{line}");
+    }
+    let read = one("--no-binary=Foo_bar,baz").unwrap();
+    assert!(read.need_builds() && read.is_built("foo-bar") && !read.is_built("other"));
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_named() {
-    let error = one("-e ./module[extra]").unwrap().check().unwrap_err().to_string();
+    let error = one("-e ./module[extra]").unwrap().check(true).unwrap_err().to_string();
     assert!(error.contains("/project/module, which does not exist"), "{error}");
 }
 
@@ -101,7 +123,6 @@ fn mistakes_are_explained() {
         ("--nonsense", "no option"),
         ("-r", "needs a value"),
         ("numpy==1 --hash=sha256:xyz", "SHA-256"),
-        ("--no-binary :all:", "from source"),
         ("a b c", "must read like"),
     ] {
         let error = one(line).unwrap_err().to_string();
@@ -176,7 +197,7 @@ fast = ["orjson"]
         wanted.iter().filter(|line| line.starts_with("pytest")).count() == 2,
         "{wanted:?}"
     );
-    assert!(read.check().unwrap_err().to_string().contains("does not exist"));
+    assert!(read.check(true).unwrap_err().to_string().contains("does not exist"));
 }
 
 #[test]

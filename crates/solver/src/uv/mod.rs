@@ -11,6 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::python::PythonTarget;
+
 /// The first version whose `pip compile` writes `pylock.toml` with wheels, hashes and sizes as they are read here.
 const OLDEST_VERSION: (u64, u64) = (0, 7);
 
@@ -84,6 +86,25 @@ impl Uv {
     #[must_use]
     pub fn is_offline(&self) -> bool {
         self.is_offline
+    }
+
+    /// A Python of this machine that behaves as that of an environment when packages are asked what they need: one of the same
+    /// minor version. None where there is none.
+    #[must_use]
+    pub fn python_like(&self, target: &PythonTarget) -> Option<PathBuf> {
+        // A shim of pyenv is called like every Python, and is one only where it is told to be.
+        let directories = std::env::split_paths(&self.search_path).filter(|path| !path.ends_with("shims"));
+        let mut command = self.command(Path::new("/"));
+        command.env("PATH", std::env::join_paths(directories).ok()?);
+        command.args([
+            "python",
+            "find",
+            "--system",
+            "--no-managed-python",
+            &target.short_version(),
+        ]);
+        let found = PathBuf::from(self.run(&mut command).ok()?.trim());
+        found.is_absolute().then_some(found)
     }
 
     /// A command that runs in `directory`, with nothing to read from and nobody to talk to.

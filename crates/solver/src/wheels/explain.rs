@@ -3,7 +3,7 @@
 //! Reads uv's words only to choose what is said beside them; they themselves are always shown.
 
 use super::provided::Provided;
-use super::{WheelRequest, WheelsError};
+use super::{Builds, WheelRequest, WheelsError};
 use crate::uv::UvError;
 
 pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Provided]) -> WheelsError {
@@ -13,6 +13,7 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
     };
     let says = |words: &[&str]| words.iter().any(|word| explanation.contains(word));
     let mut help = Vec::new();
+    let mut is_for_want_of_builds = false;
     let summary = if says(&["401 Unauthorized", "403 Forbidden", "authentication credentials"]) {
         help.push(
             "give the index its user and password: in ~/.netrc, or in its address as https://user:password@host/simple"
@@ -27,9 +28,10 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
             "only has wheels",
             "building from source is disabled",
         ]) {
+            is_for_want_of_builds = matches!(request.builds, Builds::No);
             help.push(format!(
-                "nothing is built from source here, and there is no wheel for Python {} on {}: ask for a version that has \
-                 one, or for the conda package",
+                "there is no wheel for Python {} on {}, and building from source is switched off: allow it, ask for a \
+                 version that has a wheel, or for the conda package",
                 request.target.version(),
                 request.target.subdir()
             ));
@@ -52,6 +54,17 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
             "check the address of the index and the network; offline, what was resolved earlier still is".to_owned(),
         );
         WheelsError::UNREACHABLE
+    } else if says(&["Git executable not found"]) {
+        help.push("install git: a package comes from a repository".to_owned());
+        "a repository cannot be read"
+    } else if says(&["Git operation failed"]) {
+        help.push("check the address of the repository, the branch or tag, and who may read it".to_owned());
+        "a repository cannot be read"
+    } else if says(&["Failed to build"]) {
+        help.push(
+            "what a package needs is found out by its build backend, which failed: see its words above".to_owned(),
+        );
+        "a package cannot be built from source"
     } else if says(&["No interpreter found", "No Python", "no interpreter"]) {
         help.push("uv works only where some Python 3 is installed, of whatever version: install one".to_owned());
         "uv finds no Python on this machine"
@@ -65,6 +78,7 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         summary,
         explanation,
         help,
+        is_for_want_of_builds,
     }
 }
 

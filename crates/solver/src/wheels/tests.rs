@@ -54,6 +54,7 @@ fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<Locked
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
+        builds: Builds::No,
         store: None,
     };
     match resolve_wheels(&uv, &request) {
@@ -63,7 +64,7 @@ fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<Locked
             eprintln!("SKIPPED: {explanation}");
             None
         }
-        result => Some(result),
+        result => Some(result.map(|found| found.wheels)),
     }
 }
 
@@ -190,6 +191,7 @@ fn an_index_that_is_down_is_named() {
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
+        builds: Builds::No,
         store: None,
     };
     let error = resolve_wheels(&uv, &request).unwrap_err();
@@ -208,11 +210,12 @@ fn versions_of_an_older_lock_are_kept() {
         preferred: &[base("idna-3.4-py3-none-any.whl")],
         exclude_newer: None,
         is_complete: false,
+        builds: Builds::No,
         store: None,
     };
     match resolve_wheels(&uv, &request) {
         Err(error) => eprintln!("SKIPPED: {error}"),
-        Ok(wheels) => assert_eq!(wheels[0].version(), "3.4"),
+        Ok(found) => assert_eq!(found.wheels[0].version(), "3.4"),
     }
 }
 
@@ -239,6 +242,7 @@ fn an_index_that_wants_credentials_says_how_to_give_them() {
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
+        builds: Builds::No,
         store: None,
     };
     let error = resolve_wheels(&uv, &request).unwrap_err();

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use envfs_solver::{
-    DEFAULT_ENVIRONMENT, Lock, LockedContents, LockedPackage, PythonTarget, Spec, Subdir, Uv, UvOptions,
+    Builds, DEFAULT_ENVIRONMENT, Lock, LockedContents, LockedPackage, PythonTarget, Spec, Subdir, Uv, UvOptions,
     VirtualPackages, WheelRequest, WheelsError, resolve_wheels, solve,
 };
 
@@ -55,6 +55,7 @@ fn contents(
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
+        builds: Builds::No,
         store: None,
     };
     match resolve_wheels(&uv, &request) {
@@ -65,10 +66,11 @@ fn contents(
             None
         }
         Err(error) => Some(Err(error)),
-        Ok(wheels) => Some(Ok(LockedContents {
+        Ok(found) => Some(Ok(LockedContents {
             subdir,
             packages,
-            wheels,
+            wheels: found.wheels,
+            sources: found.sources,
         })),
     }
 }

@@ -21,6 +21,7 @@ fn contents(solution: Solution) -> LockedContents {
         subdir: solution.subdir(),
         packages: solution.into_packages(),
         wheels: Vec::new(),
+        sources: Vec::new(),
     }
 }
 

@@ -151,8 +151,10 @@ impl Room {
     ) -> Result<Built, BuildError> {
         let network = Network::new(NetworkOptions::new(self.path("cache"), self.path("root"))).unwrap();
         let request = BuildRequest {
+            link_scripts: None,
             packages: packages.to_owned(),
             wheels: wheels.to_owned(),
+            sources: Vec::new(),
             bytecode,
             subdir: "linux-64".parse::<Subdir>().unwrap(),
             variables: BTreeMap::new(),
@@ -163,7 +165,7 @@ impl Room {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(envfs_solver::build(&self.store, &network, request, &Quiet))
+        runtime.block_on(envfs_solver::build(&self.store, &network, request, None, &Quiet))
     }
 
     pub(crate) fn files(&self, built: &Built, prefix: &Path) -> Files {

@@ -59,8 +59,16 @@ fn every_file_is_found_with_its_bytes() {
         &[b"one", b"", b"two", b"/old/x", &large, b"three", b"one"],
     );
     let cache = Cache::open(&store, &boot("boot")).unwrap();
-    assert_eq!(cache.fill(&workspace, &view).unwrap().written, 5);
     let tree = view.tree();
+    let name = Digest::of(b"tree");
+    assert_eq!(cache.laid_out(&name), None);
+    let laid = cache.lay_out(&workspace, &name, tree).unwrap();
+    // All that is in packs, and then the text as it looks at this prefix.
+    assert_eq!((laid.filled.written, laid.filled.lost.len()), (5, 0));
+    assert!(!cache.has_patched(&view, &laid.patched).unwrap());
+    let fill_patched = || cache.fill_patched(&workspace, &view, &laid.patched).unwrap().written;
+    assert_eq!(fill_patched(), 1);
+    assert!(cache.has_patched(&view, &laid.patched).unwrap());
     for child in tree.children(tree.root().unwrap(), 0).unwrap() {
         let node = child.unwrap();
         let path = cache
@@ -70,15 +78,54 @@ fn every_file_is_found_with_its_bytes() {
         let found = cache
             .content_directories()
             .into_iter()
+            .chain([cache.patched_directory(&view)])
             .map(|place| place.join(&path))
             .find(|path| path.exists());
         assert_eq!(fs::read(found.unwrap()).unwrap(), view.read(node).unwrap());
     }
-    assert_eq!(
-        cache.fill(&workspace, &view).unwrap().written,
-        0,
-        "what is there is not written again"
-    );
+    // What is there is not written again.
+    let again = cache.lay_out(&workspace, &name, tree).unwrap();
+    assert_eq!((again.filled.written, fill_patched()), (0, 0));
+    assert_eq!(cache.laid_out(&name), Some(laid.patched));
+}
+
+#[test]
+fn what_is_damaged_is_told_and_brought_when_it_is_whole_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let workspace = Workspace::create(&store).unwrap();
+    let view = view_of(&store, &workspace, &[b"one", b"two"]);
+    let name = Digest::of(b"tree");
+    let pack = crate::store::list(&store.path("packs")).unwrap().pop().unwrap();
+    let whole = fs::read(&pack).unwrap();
+    let replace = |bytes: &[u8]| {
+        fs::remove_file(&pack).unwrap();
+        fs::write(&pack, bytes).unwrap();
+    };
+    let lay_out = || {
+        // As another process, which has no pack open.
+        let store = Store::open(directory.path()).unwrap();
+        let cache = Cache::open(&store, &boot("boot")).unwrap();
+        let laid = cache.lay_out(&workspace, &name, view.tree()).unwrap();
+        let lost: Vec<_> = laid.filled.lost.into_keys().collect();
+        (lost, laid.filled.written, cache.laid_out(&name).is_some())
+    };
+    let mut damaged = whole.clone();
+    damaged[8..]
+        .iter_mut()
+        .find(|byte| **byte == b'o')
+        .map(|byte| *byte = b'0')
+        .unwrap();
+    replace(&damaged);
+    let (lost, written, is_known) = lay_out();
+    assert_eq!((lost.len(), written, is_known), (1, 1, false));
+    assert_eq!(lay_out(), (lost, 0, false));
+    replace(&whole);
+    assert_eq!(lay_out(), (vec![], 1, true));
+    // A pack that is gone is looked for elsewhere, and its files are lost where there is none.
+    fs::remove_file(&pack).unwrap();
+    fs::remove_dir_all(store.path("cache")).unwrap();
+    assert_eq!(lay_out().0.len(), 2);
 }
 
 #[test]
@@ -89,7 +136,7 @@ fn what_another_boot_left_is_not_trusted() {
     let view = view_of(&store, &workspace, &[b"one"]);
     Cache::open(&store, &boot("before"))
         .unwrap()
-        .fill(&workspace, &view)
+        .lay_out(&workspace, &Digest::of(b"tree"), view.tree())
         .unwrap();
     let cache = Cache::open(&store, &boot("now")).unwrap();
     let node = view.tree().find(b"f0").unwrap().unwrap();

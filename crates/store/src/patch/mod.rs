@@ -5,6 +5,8 @@
 //! that nothing else moves. Nothing is searched here, and every function is total: an offset that cannot be true
 //! gives an error, never a panic and never a byte from elsewhere.
 
+use std::ops::Range;
+
 use crate::placeholder::{Encoding, Occurrences, Placeholder};
 use crate::shebang;
 
@@ -83,6 +85,17 @@ impl Plan {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// Whether the patched file has in `range` the bytes that the stored one has there.
+    #[must_use]
+    pub fn is_stored(&self, range: &Range<u64>) -> bool {
+        let first = self.pieces.partition_point(|piece| piece.start <= range.start);
+        let covering = &self.pieces[first.saturating_sub(1)..];
+        covering
+            .iter()
+            .take_while(|piece| piece.start < range.end)
+            .all(|piece| piece.from == Source::Stored(piece.start))
     }
 
     /// Fills `buffer` with the patched file from `offset`, reading the stored file through `read_stored(offset,

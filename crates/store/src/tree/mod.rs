@@ -77,7 +77,7 @@ impl Store {
     }
 
     pub(crate) fn tree_path(&self, digest: &Digest) -> PathBuf {
-        self.path("trees").join(digest.to_string())
+        self.find(&format!("trees/{digest}"))
     }
 }
 
@@ -154,6 +154,29 @@ impl Tree {
     /// When the tree is damaged.
     pub fn root(&self) -> Result<Node<'_>> {
         self.node(ROOT)
+    }
+
+    /// How many files and links there are, and the bytes of all files as they are stored; those of the base among them.
+    ///
+    /// # Errors
+    /// When the tree is damaged.
+    pub fn contents(&self) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        let mut pending = vec![self.root()?.id()];
+        while let Some(directory) = pending.pop() {
+            for child in self.children(self.node(directory)?, 0)? {
+                let child = child?;
+                match child.kind()? {
+                    NodeKind::Directory => pending.push(child.id()),
+                    NodeKind::File => {
+                        files += 1;
+                        bytes += child.stored_bytes();
+                    }
+                    NodeKind::Symlink => files += 1,
+                }
+            }
+        }
+        Ok((files, bytes))
     }
 
     /// The child of `directory` called `name`.

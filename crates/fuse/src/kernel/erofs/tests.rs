@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use envfs_store::Store;
+use envfs_store::cache::content_path;
 use envfs_store::view::View;
 
 use super::*;
@@ -11,7 +13,9 @@ use crate::fixture;
 
 struct Sample {
     _directory: tempfile::TempDir,
+    store: Store,
     view: View,
+    has_lost: bool,
 }
 
 impl Describe for Sample {
@@ -24,6 +28,10 @@ impl Describe for Sample {
         out.extend_from_slice(format!("/{}/{name}", &name[..2]).as_bytes());
         Ok(())
     }
+
+    fn is_lost(&self, node: Node<'_>) -> bool {
+        self.has_lost && node.name().unwrap() == b"damaged"
+    }
 }
 
 fn sample() -> Sample {
@@ -31,6 +39,8 @@ fn sample() -> Sample {
     let (store, tree) = fixture::make(directory.path());
     Sample {
         view: View::new(&store, tree, Path::new("/envs/x")).unwrap(),
+        store,
+        has_lost: true,
         _directory: directory,
     }
 }
@@ -89,8 +99,8 @@ impl Reader<'_> {
 fn an_image_holds_what_the_tree_does() {
     let sample = sample();
     let tree = sample.view.tree();
-    let image = write(tree, &sample).unwrap();
-    assert_eq!(image, write(tree, &sample).unwrap());
+    let image = write(tree, &sample).unwrap().bytes;
+    assert_eq!(image, write(tree, &sample).unwrap().bytes);
     let reader = Reader(&image);
     assert_eq!(reader.number(1024, 4), 0xE0F5_E1E2);
     assert_eq!(reader.number(1024 + 36, 4) * 4096, image.len() as u64);
@@ -104,6 +114,7 @@ fn an_image_holds_what_the_tree_does() {
         assert_eq!(reader.number(inode + 4, 2) & 0o7777, u64::from(attributes.mode));
         assert_eq!(reader.number(inode + 32, 8), attributes.mtime_s.cast_unsigned());
         assert_eq!(reader.number(inode + 44, 4), u64::from(attributes.links));
+        assert_eq!(node_of(&image, (inode / 32) as u64), Some(node.id()));
         match attributes.kind {
             NodeKind::Directory => {
                 for (name, child, kind) in reader.entries(inode) {
@@ -117,9 +128,16 @@ fn an_image_holds_what_the_tree_does() {
             NodeKind::Symlink => assert_eq!(reader.content(inode), node.symlink_target().unwrap()),
             NodeKind::File => {
                 assert_eq!(reader.size(inode) as u64, attributes.size_bytes);
+                if sample.is_lost(node) {
+                    // Its one chunk is on the device that cannot be read.
+                    assert_eq!((reader.number(inode, 2) >> 1, reader.number(inode + 2, 2)), (4, 0));
+                    assert_eq!(reader.number(inode + 64 + 2, 2), 1);
+                    continue;
+                }
                 let hex = node.digest().to_string();
-                let xattrs = &image[inode + 64..inode + 64 + XATTR_BYTES];
-                assert!(xattrs.ends_with(format!("overlay.redirect/{}/{hex}", &hex[..2]).as_bytes()));
+                let redirect = format!("/{}/{hex}", &hex[..2]);
+                let xattrs = &image[inode + 64..inode + 64 + format::xattr_bytes(redirect.len())];
+                assert!(xattrs.ends_with(format!("overlay.redirect{redirect}").as_bytes()));
             }
         }
     }
@@ -128,11 +146,43 @@ fn an_image_holds_what_the_tree_does() {
 
 #[test]
 fn the_tools_of_the_format_find_nothing_wrong() {
-    let sample = sample();
+    let sample = Sample {
+        has_lost: false,
+        ..sample()
+    };
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), write(sample.view.tree(), &sample).unwrap()).unwrap();
+    std::fs::write(file.path(), write(sample.view.tree(), &sample).unwrap().bytes).unwrap();
     match Command::new("fsck.erofs").arg(file.path()).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
         Err(_) => eprintln!("SKIPPED: fsck.erofs is missing: `apt install erofs-utils`"),
+    }
+}
+
+#[test]
+fn what_a_prefix_changes_is_in_an_image_that_points_to_the_rest() {
+    let sample = sample();
+    let tree = sample.view.tree();
+    let find = |path: &[u8]| tree.find(path).unwrap().unwrap();
+    let nodes = [find(b"bin/where"), find(b"bin/binary")];
+    let written = content::write(&sample.view, &nodes.map(|node| node.id())).unwrap();
+    assert_eq!(written.devices, [nodes[1].digest()]);
+    assert!(written.bytes.len() < 20 * 4096, "{} bytes", written.bytes.len());
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::write(&image, &written.bytes).unwrap();
+    let device = sample.store.object_path(&written.devices[0]);
+    let extracted = directory.path().join("extracted");
+    let fsck = Command::new("fsck.erofs")
+        .arg(format!("--device={}", device.display()))
+        .arg(format!("--extract={}", extracted.display()))
+        .arg(&image)
+        .output();
+    match fsck {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(_) => return eprintln!("SKIPPED: fsck.erofs is missing: `apt install erofs-utils`"),
+    }
+    for node in nodes {
+        let content = std::fs::read(extracted.join(content_path(node).unwrap())).unwrap();
+        assert_eq!(content, sample.view.read(node).unwrap());
     }
 }

@@ -1,0 +1,137 @@
+//! Wheels that were built of sources, found by what was built and by which Python; and the logs of builds that failed.
+//!
+//! ```text
+//! <store>/built/<digest of the question>.json   which wheel it became
+//! <store>/built/<sha256>/<file name>            that wheel
+//! <store>/cache/build-logs/<name>.log           what a build said that failed; evictable
+//! ```
+//!
+//! The wheel is durable before its record is. What a question is, the caller knows.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::digest::{Digest, Sha256};
+use crate::durable::{self, Draft};
+use crate::error::{Error, IoContext, Result};
+use crate::store::Store;
+use crate::workspace::Workspace;
+
+/// A wheel that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltWheel {
+    /// The name of its file.
+    pub file_name: String,
+    /// The digest of its bytes.
+    pub sha256: Sha256,
+    /// How many bytes it has.
+    pub size_bytes: u64,
+}
+
+impl BuiltWheel {
+    /// Where it is kept.
+    #[must_use]
+    pub fn path(&self, store: &Store) -> PathBuf {
+        store.path("built").join(self.sha256.to_string()).join(&self.file_name)
+    }
+}
+
+/// The wheel that answers `question`, if it was built before and is still there.
+///
+/// # Errors
+/// When its record is damaged.
+pub fn find(store: &Store, question: &str) -> Result<Option<BuiltWheel>> {
+    let path = record_path(store, question);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at("read", &path),
+    };
+    let built: BuiltWheel = serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
+    if built.file_name.contains('/') {
+        return Err(Error::corrupt(&path, "it names no file".to_owned()));
+    }
+    let is_there = store.has_layer(&built.sha256) || built.path(store).is_file();
+    Ok(is_there.then_some(built))
+}
+
+/// Keeps the wheel in `file`, called `file_name`, as the answer to `question`.
+///
+/// # Errors
+/// When the file cannot be read or the store cannot be written.
+pub fn keep(store: &Store, workspace: &Workspace, question: &str, file: &Path, file_name: &str) -> Result<BuiltWheel> {
+    let mut draft = Draft::create(workspace.path())?;
+    let mut source = File::open(file).at("open", file)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut size_bytes = 0;
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        let len = source.read(&mut buffer).at("read", file)?;
+        if len == 0 {
+            break;
+        }
+        hasher.update(&buffer[..len]);
+        draft.write_all(&buffer[..len])?;
+        size_bytes += len as u64;
+    }
+    let built = BuiltWheel {
+        file_name: file_name.to_owned(),
+        sha256: Sha256::from_bytes(hasher.finalize().into()),
+        size_bytes,
+    };
+    let path = built.path(store);
+    let directory = path.parent().unwrap_or(&path);
+    durable::create_directory(directory)?;
+    draft.sync()?;
+    draft.publish(&path)?;
+    durable::sync_directory(directory)?;
+    durable::sync_directory(&store.path("built"))?;
+    let record = serde_json::to_vec(&built).expect("a record becomes JSON");
+    durable::write(workspace.path(), &record_path(store, question), &record)?;
+    Ok(built)
+}
+
+/// Keeps what a failed build of `name` said, in place of what the last one did, and returns where.
+///
+/// # Errors
+/// When the store cannot be written.
+pub fn keep_log(store: &Store, workspace: &Workspace, name: &str, log: &str) -> Result<PathBuf> {
+    let directory = store.path("cache").join("build-logs");
+    durable::create_directory(&directory)?;
+    let path = directory.join(format!("{}.log", name.replace('/', "-")));
+    durable::write_evictable(workspace.path(), &path, log.as_bytes())?;
+    Ok(path)
+}
+
+fn record_path(store: &Store, question: &str) -> PathBuf {
+    let name = format!("{}.json", Digest::of(question.as_bytes()));
+    store.path("built").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wheel_is_found_by_its_question_as_long_as_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let workspace = Workspace::create(&store).unwrap();
+        let file = directory.path().join("some.whl");
+        std::fs::write(&file, "a wheel").unwrap();
+        assert_eq!(find(&store, "q").unwrap(), None);
+        let built = keep(&store, &workspace, "q", &file, "x-1-py3-none-any.whl").unwrap();
+        assert_eq!(find(&store, "q").unwrap().as_ref(), Some(&built));
+        assert_eq!(find(&store, "another").unwrap(), None);
+        assert_eq!(std::fs::read(built.path(&store)).unwrap(), b"a wheel");
+        std::fs::remove_file(built.path(&store)).unwrap();
+        assert_eq!(find(&store, "q").unwrap(), None, "its wheel is gone");
+        std::fs::write(record_path(&store, "q"), "{").unwrap();
+        let message = find(&store, "q").unwrap_err().to_string();
+        assert!(message.contains("built/"), "{message}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Packs unpacked into directories of whole files.
+//!
+//! A pack holds the small files of one archive in their order, and so does its directory: files that are used together
+//! get inodes and blocks that are neighbours, so that a cold start reads them in few pieces. The directory appears
+//! all at once, so that whether it is there says whether all of it is.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::fill::Filled;
+use crate::digest::Digest;
+use crate::durable::{self, Draft, DraftDirectory};
+use crate::error::{Error, IoContext, Result};
+use crate::pack::{self, PackEntry};
+use crate::store::{Location, ObjectBytes, Store};
+
+/// How many digits of a pack's id name its directory.
+const DIRECTORY_DIGITS: usize = 16;
+
+/// What a directory holds besides, if some of its files are missing.
+const INCOMPLETE: &str = "incomplete";
+
+/// How much of a pack is read at once.
+const READ_BYTES: u64 = 1 << 20;
+
+/// A small file that a tree needs: where it is in its pack, and what it is.
+pub(super) type Wanted = BTreeMap<(u64, u64), Digest>;
+
+/// What the directory of a pack is called.
+pub(super) fn directory(pack: &Digest) -> String {
+    pack.to_string()[..DIRECTORY_DIGITS].to_owned()
+}
+
+/// What a file in it is called. An empty one starts where the next one does.
+pub(super) fn name(offset_bytes: u64, size_bytes: u64) -> String {
+    let kind = if size_bytes == 0 { 'e' } else { 'f' };
+    format!("{kind}{offset_bytes:010x}")
+}
+
+/// Unpacks `pack` into a directory below `small`, unless it is there. Of `wanted`, what is not in the pack any more is
+/// looked for elsewhere, and what is missing or damaged is told.
+pub(super) fn unpack(
+    store: &Store,
+    workspace: &Path,
+    small: &Path,
+    (pack, wanted): (&Digest, &Wanted),
+    filled: &mut Filled,
+) -> Result<()> {
+    let place = small.join(directory(pack));
+    if !place.exists() {
+        let draft = DraftDirectory::create(workspace)?;
+        // A pack that was rewritten or damaged since is no loss yet.
+        let entries = pack::read_index(&store.pack_path(pack)).unwrap_or_default();
+        let written = copy_all(store, pack, entries, &draft, filled)?;
+        if wanted.iter().any(|(at, digest)| written.get(at) != Some(digest)) {
+            draft.write(INCOMPLETE, b"")?;
+        }
+        draft.publish(&place)?;
+    }
+    if place.join(INCOMPLETE).exists() {
+        complete(store, workspace, &place, (pack, wanted), filled)?;
+    }
+    Ok(())
+}
+
+/// Copies what a pack holds and what is what its name says, from front to back.
+fn copy_all(
+    store: &Store,
+    pack: &Digest,
+    mut entries: Vec<PackEntry>,
+    draft: &DraftDirectory,
+    filled: &mut Filled,
+) -> Result<Wanted> {
+    entries.retain(|entry| entry.size_bytes as usize <= pack::MAX_PACKED_BYTES);
+    entries.sort_unstable_by_key(|entry| (entry.offset_bytes, entry.size_bytes));
+    let mut written = Wanted::new();
+    let path = store.pack_path(pack);
+    let mut buffer = Vec::new();
+    let mut rest = entries.as_slice();
+    if rest.is_empty() {
+        return Ok(written);
+    }
+    let file = File::open(&path).at("open", &path)?;
+    while let Some(first) = rest.first() {
+        let start = first.offset_bytes;
+        let end = |entry: &PackEntry| entry.offset_bytes.saturating_add(entry.size_bytes.into());
+        let count = rest
+            .iter()
+            .take_while(|entry| end(entry).saturating_sub(start) <= READ_BYTES)
+            .count();
+        let (now, later) = rest.split_at(count.max(1));
+        rest = later;
+        let bytes = now.iter().map(end).max().unwrap_or(start).saturating_sub(start);
+        buffer.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
+        if file.read_exact_at(&mut buffer, start).is_err() {
+            continue;
+        }
+        for entry in now {
+            let from = usize::try_from(entry.offset_bytes - start).unwrap_or(usize::MAX);
+            let content = buffer.get(from..from.saturating_add(entry.size_bytes as usize));
+            let Some(content) = content.filter(|content| Digest::of(content) == entry.digest) else {
+                continue;
+            };
+            let at = (entry.offset_bytes, u64::from(entry.size_bytes));
+            if written.insert(at, entry.digest).is_none() {
+                draft.write(&name(at.0, at.1), content)?;
+                filled.count(content.len());
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// Brings what a directory lacks, from wherever it is now.
+fn complete(
+    store: &Store,
+    workspace: &Path,
+    place: &Path,
+    (pack, wanted): (&Digest, &Wanted),
+    filled: &mut Filled,
+) -> Result<()> {
+    let mut is_complete = true;
+    for (&(offset, size), digest) in wanted {
+        let path = place.join(name(offset, size));
+        if path.exists() {
+            continue;
+        }
+        let bytes = store
+            .open_object(digest, size, Location::Pack(*pack, offset))
+            .and_then(|object| match object {
+                ObjectBytes::Small(bytes) => Ok(bytes),
+                ObjectBytes::Whole(file) => read_whole(&file, &store.object_path(digest), digest, size),
+            });
+        match bytes {
+            Ok(bytes) => {
+                let mut draft = Draft::create(workspace)?;
+                draft.write_all(&bytes)?;
+                draft.publish(&path)?;
+                filled.count(bytes.len());
+            }
+            Err(error) => {
+                is_complete = false;
+                filled.lose(*digest, error)?;
+            }
+        }
+    }
+    if is_complete {
+        durable::remove(&place.join(INCOMPLETE))?;
+    }
+    Ok(())
+}
+
+fn read_whole(file: &File, path: &Path, digest: &Digest, size_bytes: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![
+        0;
+        usize::try_from(size_bytes)
+            .unwrap_or(usize::MAX)
+            .min(pack::MAX_PACKED_BYTES)
+    ];
+    file.read_exact_at(&mut bytes, 0).at("read", path)?;
+    if Digest::of(&bytes) == *digest {
+        Ok(bytes)
+    } else {
+        Err(Error::corrupt(path, "it is not what its name says"))
+    }
+}
