@@ -35,11 +35,14 @@ pub(crate) enum Command {
     Build(commands::build::BuildArgs),
     Ensure(commands::ensure::EnsureArgs),
     Export(commands::export::ExportArgs),
+    Import(commands::import::ImportArgs),
+    Migrate(commands::migrate::MigrateArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
     Commit(commands::commit::CommitArgs),
     Discard(commands::discard::DiscardArgs),
     Run(commands::run::RunArgs),
+    Kernel(commands::kernel::KernelArgs),
     Warm(commands::warm::WarmArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),
@@ -59,6 +62,7 @@ pub(crate) enum Command {
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,
+    Variants(commands::variants::VariantsArgs),
     /// Print the version
     Version,
 }

@@ -1,8 +1,7 @@
 //! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
 
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -54,7 +53,7 @@ pub(crate) struct Context {
     pub(crate) quiet: bool,
     /// What this command works with, and what therefore is not collected until it ends.
     claims: Mutex<Vec<Lease>>,
-    settings: OnceCell<Settings>,
+    settings: OnceLock<Settings>,
 }
 
 impl Context {
@@ -64,7 +63,7 @@ impl Context {
             quiet: global.quiet,
             claims: Mutex::default(),
             global,
-            settings: OnceCell::new(),
+            settings: OnceLock::new(),
         }
     }
 

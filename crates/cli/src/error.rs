@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
 use envfs_fuse::warm::WarmError;
-use envfs_solver::{BuildError, ChannelError, LinkScriptError, SolveError, SourceError, UvError, WheelsError};
+use envfs_solver::{
+    BuildError, ChannelError, ImportError, LinkScriptError, SolveError, SourceError, UvError, WheelsError,
+};
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
@@ -134,6 +136,7 @@ from_errors!(
     envfs_solver::LockError,
     envfs_solver::NetworkError,
     envfs_solver::PackageError,
+    envfs_solver::ProjectError,
     envfs_solver::ParseExcludeNewerError,
     envfs_solver::PythonError,
     envfs_solver::PythonLockError,
@@ -245,6 +248,26 @@ impl From<BuildError> for CliError {
                     "ask for another build of the package, or leave all link scripts out with `--no-link-scripts`",
                 )
             }
+            other => Self::of(&other),
+        }
+    }
+}
+
+impl From<ImportError> for CliError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Store(error) => error.into(),
+            ImportError::Build(error) => error.into(),
+            ImportError::View(error) => error.into(),
+            ImportError::NotAnEnvironment { .. } => Self::of(&error)
+                .help("name the directory of a conda environment or a venv, or a pixi project with `.pixi/envs/default`"),
+            ImportError::Unreadable { .. } => {
+                Self::of(&error).help("import it as a user who may read all of it, and remove what is no file")
+            }
+            ImportError::Outside { .. } => Self::of(&error).help(
+                "copy what they lead to into the environment, or install it there; `--keep-outside` keeps them as they are, \
+                 to work for as long as what they lead to is there",
+            ),
             other => Self::of(&other),
         }
     }

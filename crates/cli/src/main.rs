@@ -12,6 +12,7 @@ mod machine;
 mod metadata;
 mod naming;
 mod output;
+mod plan;
 mod progress;
 mod recipe;
 mod resolve;
@@ -22,6 +23,7 @@ mod solving;
 mod stable;
 mod surroundings;
 mod units;
+mod variants;
 mod with;
 mod writable;
 
@@ -51,11 +53,14 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Build(args) => commands::build::execute(context, args),
         Command::Ensure(args) => commands::ensure::execute(context, args),
         Command::Export(args) => commands::export::execute(context, args),
+        Command::Import(args) => commands::import::execute(context, args),
+        Command::Migrate(args) => commands::migrate::execute(context, args),
         Command::Mount(args) => commands::mount::execute(context, args),
         Command::Umount(args) => commands::umount::execute(context, args),
         Command::Commit(args) => commands::commit::execute(context, args),
         Command::Discard(args) => commands::discard::execute(context, args),
         Command::Run(args) => commands::run::execute(context, args),
+        Command::Kernel(args) => commands::kernel::execute(context, args),
         Command::Warm(args) => commands::warm::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
@@ -73,6 +78,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
+        Command::Variants(args) => commands::variants::execute(context, args),
         Command::Version => commands::version::execute(context),
     }
 }

@@ -1,6 +1,7 @@
 //! How results look: one table for people, one JSON document for programs.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -23,6 +24,17 @@ pub(crate) fn line(text: &str) -> Result<(), CliError> {
 pub(crate) fn note(text: &str) {
     // A closed standard error is nobody's failure.
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed =
+        |error: io::Error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string());
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let mut file = std::fs::File::create(&draft).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&draft, path).map_err(failed)
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell; the columns named in `right` are aligned right.

@@ -33,7 +33,8 @@ use crate::source::LockedSource;
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 use base::OpenBase;
-use bring::{Archive, Brought, Destination, bring_all};
+use bring::bring_all;
+pub(crate) use bring::{Archive, Brought, Destination, bring_each};
 pub use sources::build_host;
 
 pub use scripts::{LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite, ScriptsRun};
@@ -187,6 +188,21 @@ pub async fn build(
 
 /// The environment, if it was built before. Only possible where the lock holds every digest.
 fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, BuildError> {
+    let Some(signature) = known_signature(store, request)? else {
+        return Ok(None);
+    };
+    let found = environment::get(store, &signature)?;
+    if found.is_some() {
+        environment::touch(store, &signature);
+    }
+    Ok(found.map(reused))
+}
+
+/// The signature of what is asked for; none where the lock does not hold every digest.
+///
+/// # Errors
+/// The packages contradict each other, or the record of a base is damaged.
+pub fn known_signature(store: &Store, request: &BuildRequest) -> Result<Option<Digest>, BuildError> {
     let is_known = |package: &LockedPackage| package.is_complete() && package.sha256().is_some();
     if !request.packages.iter().all(is_known) || request.wheels.iter().any(|wheel| wheel.sha256().is_none()) {
         return Ok(None);
@@ -207,11 +223,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .map(Sha256::from_bytes)
             .collect(),
     )?;
-    let found = environment::get(store, &signature)?;
-    if found.is_some() {
-        environment::touch(store, &signature);
-    }
-    Ok(found.map(reused))
+    Ok(Some(signature))
 }
 
 fn reused(environment: Environment) -> Built {
@@ -261,7 +273,8 @@ fn identity(
 }
 
 /// What an environment is made of, in link order, with its layers.
-struct Contents {
+#[derive(Default)]
+pub(crate) struct Contents {
     packages: Vec<(LockedPackage, Layer)>,
     wheels: Vec<(LockedWheel, Layer)>,
 }
@@ -269,33 +282,44 @@ struct Contents {
 impl Contents {
     fn in_link_order(brought: Vec<Brought>) -> Result<Self, BuildError> {
         let (mut packages, mut wheels) = (Vec::new(), Vec::new());
-        let mut layers = BTreeMap::new();
         for Brought { archive, layer, .. } in brought {
-            let key = match archive {
-                Archive::Package(package) => {
-                    let key = (PackageKind::Conda, package.name().to_owned());
-                    packages.push(*package);
-                    key
-                }
-                Archive::Wheel(wheel) => {
-                    let key = (PackageKind::Pypi, wheel.name().to_owned());
-                    wheels.push(*wheel);
-                    key
-                }
-            };
-            layers.insert(key, layer);
+            match archive {
+                Archive::Package(package) => packages.push((*package, layer)),
+                Archive::Wheel(wheel) => wheels.push((*wheel, layer)),
+            }
         }
-        let mut layer_of = |kind, name: &str| layers.remove(&(kind, name.to_owned()));
-        Ok(Self {
-            packages: link_order(packages)?
-                .into_iter()
-                .filter_map(|package| layer_of(PackageKind::Conda, package.name()).map(|layer| (package, layer)))
-                .collect(),
-            wheels: wheel_order(wheels)?
-                .into_iter()
-                .filter_map(|wheel| layer_of(PackageKind::Pypi, wheel.name()).map(|layer| (wheel, layer)))
-                .collect(),
-        })
+        let mut contents = Self::default();
+        contents.set_packages(packages)?;
+        contents.set_wheels(wheels)?;
+        Ok(contents)
+    }
+
+    /// Its conda packages, in any order.
+    pub(crate) fn set_packages(&mut self, packages: Vec<(LockedPackage, Layer)>) -> Result<(), PackageError> {
+        let order = link_order(packages.iter().map(|(package, _)| package.clone()).collect())?;
+        let mut layers: BTreeMap<String, Layer> = packages
+            .into_iter()
+            .map(|(package, layer)| (package.name().to_owned(), layer))
+            .collect();
+        let linked = order.into_iter();
+        self.packages = linked
+            .filter_map(|package| layers.remove(package.name()).map(|layer| (package, layer)))
+            .collect();
+        Ok(())
+    }
+
+    /// Its wheels, in any order.
+    pub(crate) fn set_wheels(&mut self, wheels: Vec<(LockedWheel, Layer)>) -> Result<(), PackageError> {
+        let order = wheel_order(wheels.iter().map(|(wheel, _)| wheel.clone()).collect())?;
+        let mut layers: BTreeMap<String, Layer> = wheels
+            .into_iter()
+            .map(|(wheel, layer)| (wheel.name().to_owned(), layer))
+            .collect();
+        let linked = order.into_iter();
+        self.wheels = linked
+            .filter_map(|wheel| layers.remove(wheel.name()).map(|layer| (wheel, layer)))
+            .collect();
+        Ok(())
     }
 
     fn signature(&self, store: &Store, request: &BuildRequest) -> Result<Digest, BuildError> {
@@ -323,7 +347,7 @@ impl Contents {
 }
 
 /// Links the packages and records the environment, unless somebody else has.
-fn finish(
+pub(crate) fn finish(
     Destination { store, workspace }: &Destination,
     request: &BuildRequest,
     contents: &Contents,

@@ -3,6 +3,7 @@
 //! The only crate that knows rattler. Everything public here is our own, so that a new version of rattler is a change
 //! in this crate alone. Must not know FUSE, print, or read the environment.
 
+mod agreement;
 mod archive;
 mod build;
 mod builder;
@@ -12,11 +13,13 @@ mod channel;
 mod direct_url;
 mod export;
 mod fetch;
+mod import;
 mod link;
 mod lock;
 mod network;
 mod options;
 mod package;
+mod project;
 mod pylock;
 mod pypi;
 mod python;
@@ -33,10 +36,11 @@ mod wheel;
 mod wheel_metadata;
 mod wheels;
 
+pub use agreement::disagreements;
 pub use archive::ArchiveError;
 pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
-    ScriptsRun, build, build_host,
+    ScriptsRun, build, build_host, known_signature,
 };
 pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
@@ -44,11 +48,15 @@ pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
+pub use import::{
+    ImportError, ImportRequest, Imported, ImportedPackage, Origin, Outside, PrefixKind, Requested, import,
+};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};
 pub use options::BuildOptions;
 pub use package::{LockedPackage, PackageError, link_order};
+pub use project::{Project, ProjectError, Variant};
 pub use pylock::PylockError;
 pub use pypi::{LockedWheel, WheelFileName, WheelNameError, normalized_name, wheel_order};
 pub use python::{PythonError, PythonTarget};

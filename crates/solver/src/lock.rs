@@ -173,6 +173,19 @@ impl Lock {
         })
     }
 
+    /// One lock with the environments of several, whose names must differ.
+    #[must_use]
+    pub fn join(locks: Vec<Self>) -> Self {
+        let mut environments: Vec<_> = locks.into_iter().flat_map(|lock| lock.environments).collect();
+        environments
+            .sort_by(|a, b| (a.name != DEFAULT_ENVIRONMENT, &a.name).cmp(&(b.name != DEFAULT_ENVIRONMENT, &b.name)));
+        Self {
+            path: PathBuf::from("pixi.lock"),
+            format: LockFormat::Pixi(pixi::WRITTEN_VERSION),
+            environments,
+        }
+    }
+
     /// How the file was written.
     #[must_use]
     pub fn format(&self) -> LockFormat {

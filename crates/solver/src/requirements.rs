@@ -24,7 +24,7 @@ use crate::pypi::normalized_name;
 
 pub(crate) use file::{read_file, read_lines};
 pub(crate) use poetry::specifiers as poetry_specifiers;
-pub(crate) use pyproject::{Project, read as read_pyproject};
+pub(crate) use pyproject::{Project, located, read as read_pyproject};
 
 /// A requirement as PEP 508 writes it.
 pub(crate) type Pep508 = pep508_rs::Requirement<VerbatimUrl>;

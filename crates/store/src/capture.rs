@@ -1,8 +1,9 @@
-//! What was written into a writable mount becomes a layer and a new environment.
+//! What a directory and an environment disagree on becomes a layer and a new environment.
 //!
 //! A writable mount is an overlay: the environment below, a directory above that holds what was changed. The directory and
 //! the tree are enough to know what is seen in the mount, which need not be there any more. Only directories that exist above
-//! can differ, so a capture costs what was touched and not what exists.
+//! can differ, so a capture costs what was touched and not what exists. A directory that another installer made is compared as if
+//! all of it had been written.
 //!
 //! Texts that name the mount path are recorded with it as their placeholder, so that the new environment can be seen
 //! anywhere. Binaries that name it stay as they are, and are listed.
@@ -18,7 +19,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sha2::Digest as _;
 
 use crate::digest::{Digest, Sha256};
 use crate::environment::Environment;
@@ -72,6 +72,28 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// A directory that was installed by others, beside the environment that holds the same packages.
+#[derive(Clone, Copy)]
+pub struct Installed<'a> {
+    /// The environment, as seen at the directory.
+    pub view: &'a View,
+    /// The directory.
+    pub directory: &'a Path,
+    /// Whether what differs at a path is no change; of a directory, not what is below it.
+    pub is_ignored: &'a dyn Fn(&EnvPath, ChangeKind) -> bool,
+}
+
+/// What was captured of an installed directory.
+#[derive(Debug)]
+pub struct Captured {
+    /// The layer.
+    pub layer: Layer,
+    /// What it changes, sorted by path.
+    pub changes: Vec<Change>,
+    /// What it added to the store.
+    pub written: Written,
+}
+
 /// What a captured layer is called.
 #[derive(Debug, Clone)]
 pub enum LayerName {
@@ -116,10 +138,30 @@ impl Writable<'_> {
     /// # Errors
     /// When a file cannot be read, is a device, a pipe or a socket, or the store cannot be written.
     pub fn capture(&self, store: &Store, workspace: &Workspace, name: LayerName) -> Result<Option<(Layer, Written)>> {
+        let captured = self.take_all(store, workspace, Some(ROOT), &|_, _| false, name)?;
+        Ok(captured.map(|captured| (captured.layer, captured.written)))
+    }
+
+    /// `lower` is what is seen through the directory.
+    fn take_all(
+        &self,
+        store: &Store,
+        workspace: &Workspace,
+        lower: Option<NodeId>,
+        is_ignored: &dyn Fn(&EnvPath, ChangeKind) -> bool,
+        name: LayerName,
+    ) -> Result<Option<Captured>> {
         let mut ingest = Ingest::new(store, workspace)?;
         let mut entries = Vec::new();
-        let (mut removed, mut bound) = (Vec::new(), Vec::new());
-        self.compare(&[], true, Some(ROOT), &mut |path, kind, seen| {
+        let (mut changes, mut removed, mut bound) = (Vec::new(), Vec::new(), Vec::new());
+        self.compare(&[], true, lower, &mut |path, kind, seen| {
+            if is_ignored(&path, kind) {
+                return Ok(());
+            }
+            changes.push(Change {
+                path: path.clone(),
+                kind,
+            });
             match seen {
                 Some(seen) => entries.push(self.take_in(&mut ingest, path, seen, &mut bound)?),
                 None if kind == ChangeKind::Removed => removed.push(path),
@@ -129,6 +171,7 @@ impl Writable<'_> {
         })?;
         let is_empty = entries.is_empty() && removed.is_empty();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
+        changes.sort();
         removed.sort();
         bound.sort();
         let mut layer = Layer {
@@ -143,7 +186,7 @@ impl Writable<'_> {
         match name {
             LayerName::OfContent if is_empty => return Ok(None),
             LayerName::OfContent => {
-                layer.archive = Sha256::from_bytes(sha2::Sha256::digest(layer.to_bytes()).into());
+                layer = layer.named_by_itself();
             }
             LayerName::Given(name, info) => {
                 layer.archive = name;
@@ -153,7 +196,11 @@ impl Writable<'_> {
         let mut written = ingest.publish()?;
         written.bytes += layer.publish(store, workspace)?;
         written.inodes += 1;
-        Ok(Some((layer, written)))
+        Ok(Some(Captured {
+            layer,
+            changes,
+            written,
+        }))
     }
 
     /// Calls `report` with every path in `directory` that differs, with what is there now if it is to be taken in.
@@ -293,12 +340,8 @@ impl Writable<'_> {
         let kind = if metadata.is_dir() {
             EntryKind::Directory
         } else if metadata.is_symlink() {
-            EntryKind::Symlink(
-                fs::read_link(&upper)
-                    .at("read the link", &upper)?
-                    .into_os_string()
-                    .into_vec(),
-            )
+            let target = fs::read_link(&upper).at("read the link", &upper)?;
+            EntryKind::Symlink(relocatable(&path, target.as_os_str().as_bytes(), self.view.prefix()))
         } else if let Some(content) = content {
             EntryKind::File(FileEntry {
                 executable: is_executable(metadata),
@@ -339,6 +382,37 @@ impl Writable<'_> {
             return Ok(Named::Nowhere);
         }
         Ok(prefix::find(&ingest.content(stored)?, self.view.prefix(), path))
+    }
+}
+
+impl Installed<'_> {
+    /// Puts what differs into the store, as a layer. None when nothing does.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is a device, a pipe or a socket, or the store cannot be written.
+    pub fn capture(&self, store: &Store, workspace: &Workspace) -> Result<Option<Captured>> {
+        let all = Writable {
+            view: self.view,
+            upper: self.directory,
+        };
+        all.take_all(store, workspace, None, self.is_ignored, LayerName::OfContent)
+    }
+}
+
+/// The target of the link at `path`, relative where it names a place below `prefix`: that place is another at every prefix.
+#[must_use]
+pub fn relocatable(path: &EnvPath, target: &[u8], prefix: &str) -> Vec<u8> {
+    let inside = target
+        .strip_prefix(prefix.as_bytes())
+        .filter(|rest| rest.is_empty() || rest.starts_with(b"/"));
+    let Some(inside) = inside else {
+        return target.to_owned();
+    };
+    let up = b"../".repeat(path.names().count() - 1);
+    let relative = [&up, inside.strip_prefix(b"/").unwrap_or_default()].concat();
+    match relative.strip_suffix(b"/").unwrap_or(&relative) {
+        b"" => b".".to_vec(),
+        relative => relative.to_owned(),
     }
 }
 

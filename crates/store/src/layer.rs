@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sha2::Digest as _;
+
 use crate::digest::{Digest, Sha256};
 use crate::durable;
 use crate::error::{Error, Result};
@@ -152,6 +154,15 @@ impl Layer {
             EntryKind::File(file) => Some((file.digest, file.size_bytes)),
             EntryKind::Directory | EntryKind::Symlink(_) => None,
         })
+    }
+
+    /// The layer named by what it says itself, for files that come from no archive: by the SHA-256 of its own bytes, with
+    /// zeros for its name.
+    #[must_use]
+    pub fn named_by_itself(mut self) -> Self {
+        self.archive = Sha256::from_bytes([0; 32]);
+        self.archive = Sha256::from_bytes(sha2::Sha256::digest(self.to_bytes()).into());
+        self
     }
 
     /// Makes sure that all its objects are in their places.

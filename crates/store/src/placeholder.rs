@@ -169,6 +169,13 @@ impl Placeholder {
     }
 }
 
+/// Whether a path ends at `end`, and is not the beginning of a longer name.
+#[must_use]
+pub fn is_whole_path(text: &[u8], end: usize) -> bool {
+    text.get(end)
+        .is_none_or(|&next| !(next.is_ascii_alphanumeric() || matches!(next, b'_' | b'-' | b'.')))
+}
+
 fn read_list<'a, T>(
     bytes: &mut Reader<'a>,
     min_size: usize,

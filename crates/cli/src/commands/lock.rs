@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir, complete_wheels};
+use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Project, Subdir, complete_wheels};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::output;
 use crate::resolve;
 use crate::solving::{SpecArgs, current_subdir, empty};
+use crate::variants;
 
 /// Solve a specification and write a lock file (pixi.lock, version 7)
 #[derive(Debug, clap::Args)]
@@ -20,7 +21,10 @@ use crate::solving::{SpecArgs, current_subdir, empty};
     envfs lock -f environment.yml --platform linux-64 --platform osx-arm64\n  \
     envfs lock -f pyproject.toml --extra gui --group test\n  \
     envfs lock --python 3.12 --pypi 'httpx>=0.27'\n  \
-    envfs lock --base 3fb1c2d4 tqdm")]
+    envfs lock --base 3fb1c2d4 tqdm\n  \
+    envfs lock -f envfs.toml                       all variants of a project, agreeing on what they share\n  \
+    envfs lock --check                             does the lock still say what the project asks for?\n\n\
+    `--check` solves nothing and connects to nothing; it ends with 1 where they disagree.")]
 pub(crate) struct LockArgs {
     /// What is wanted, as MatchSpecs
     #[arg(value_name = "MATCHSPEC")]
@@ -36,6 +40,12 @@ pub(crate) struct LockArgs {
     /// Take the newest of everything, and do not keep to what an older lock file holds
     #[arg(long)]
     upgrade: bool,
+    /// Lock every variant of the project: what is in `envfs.toml` or `[tool.envfs]`, pixi's environments, or the extras and groups
+    #[arg(long)]
+    variants: bool,
+    /// Write nothing, and say whether the lock agrees with the file, or with the project in this directory
+    #[arg(long, conflicts_with = "upgrade")]
+    check: bool,
 }
 
 #[derive(Serialize)]
@@ -61,6 +71,12 @@ struct Package {
 }
 
 pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
+    if args.check {
+        return check(context, args);
+    }
+    if let Some(project) = args.project()? {
+        return lock_variants(context, args, &project);
+    }
     if args.match_specs.is_empty() && args.spec.is_empty() {
         return Err(CliError::usage(
             "nothing to lock: name an environment.yml, a requirements file or a project with `-f`, or give MatchSpecs",
@@ -106,7 +122,82 @@ pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, Cl
     Ok(ExitCode::SUCCESS)
 }
 
+/// Locks all variants of a project.
+fn lock_variants(context: &Context, args: &LockArgs, project: &Project) -> Result<ExitCode, CliError> {
+    if !args.match_specs.is_empty() {
+        return Err(CliError::usage(
+            "MatchSpecs would belong to no variant: write them into the project",
+        ));
+    }
+    let older = args.older_lock();
+    let locked = variants::lock(context, project, &args.spec, &args.platforms, older.as_ref())?;
+    if args.is_to_stdout() {
+        output::line(locked.render()?.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    locked.write(&args.output)?;
+    let listed = variants::list(context, &locked, None)?;
+    if context.json {
+        context.print_json(&listed)?;
+    } else {
+        for variant in &listed {
+            let count = output::count(variant.packages as u64, "package");
+            context.note(&format!("{}: {}: {count}", args.output.display(), variant.name));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says whether lock and file agree.
+fn check(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
+    let found = match &args.spec.file {
+        Some(file) => file.clone(),
+        None => Project::find(Path::new("."))
+            .or_else(|| Some(PathBuf::from("environment.yml")).filter(|path| path.is_file()))
+            .ok_or_else(|| CliError::usage("there is no project in this directory: name its file with `-f`"))?,
+    };
+    let lock = Lock::read(&args.output)?;
+    let spec = SpecArgs {
+        file: Some(found.clone()),
+        ..args.spec.clone()
+    };
+    let project = match args.variants || Project::is_explicit(&found) {
+        true => Some(Project::read(&found)?),
+        false => None,
+    };
+    let disagreements = variants::disagreements(context, &lock, project.as_ref(), &spec, &args.match_specs)?;
+    if context.json {
+        context.print_json(&disagreements)?;
+    } else {
+        for disagreement in &disagreements {
+            output::line(&disagreement.to_string())?;
+        }
+    }
+    if disagreements.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message = format!(
+        "{} does not say what {} asks for",
+        args.output.display(),
+        found.display()
+    );
+    Err(CliError::new(message).help(format!("lock again: envfs lock -f {}", found.display())))
+}
+
 impl LockArgs {
+    /// The project, if all of its variants are to be locked.
+    fn project(&self) -> Result<Option<Project>, CliError> {
+        let Some(file) = &self.spec.file else {
+            if self.variants {
+                return Err(CliError::usage("--variants are those of a project: name it with `-f`"));
+            }
+            return Ok(None);
+        };
+        let has_parts = !(self.spec.extras.is_empty() && self.spec.groups.is_empty());
+        let is_wanted = self.variants || (Project::is_explicit(file) && !has_parts);
+        Ok(is_wanted.then(|| Project::read(file)).transpose()?)
+    }
+
     fn is_to_stdout(&self) -> bool {
         self.output.as_os_str() == "-"
     }

@@ -20,6 +20,7 @@ use envfs_store::workspace::Workspace;
 use envfs_store::{Store, digest};
 
 use contents::Contents;
+pub(crate) use paths::find_placeholder;
 
 /// Metadata that later steps need, kept in the layer: under `info/` in the archive.
 const KEPT_INFO: [&str; 2] = ["index.json", "link.json"];

@@ -14,7 +14,6 @@ use envfs_store::placeholder::{CString, Encoding, Occurrences, Placeholder, Text
 use rattler::install::link::{find_cstring_occurrences, find_text_occurrences};
 use rattler_conda_types::package::{
     FileMode, Files, HasPrefix, NoLink, NoSoftlink, OffsetEncoding, PackageFile, PathType, PathsEntry, PathsJson,
-    PrefixPlaceholder,
 };
 
 use super::ArchiveError;
@@ -71,7 +70,7 @@ fn entry(
                     Some(announced) => Some(
                         ingest
                             .content(stored)?
-                            .scan(|content| find_placeholder(announced, content)),
+                            .scan(|content| find_placeholder(announced.placeholder, announced.file_mode, content)),
                     ),
                 },
             })
@@ -104,9 +103,9 @@ fn check_sha256(
     Ok(Some(expected))
 }
 
-fn find_placeholder(announced: PrefixPlaceholder, content: &[u8]) -> Placeholder {
-    let prefix = announced.placeholder;
-    let occurrences = match announced.file_mode {
+/// Every place where a file names the placeholder that its metadata announces.
+pub(crate) fn find_placeholder(prefix: String, mode: FileMode, content: &[u8]) -> Placeholder {
+    let occurrences = match mode {
         FileMode::Text => {
             let shebang_bytes = match content.starts_with(b"#!") {
                 true => content

@@ -10,7 +10,7 @@ use envfs_store::digest::Sha256;
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
 use envfs_store::workspace::Workspace;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
 use super::{BuildError, BuildProgress, blocking};
@@ -29,23 +29,23 @@ const MAX_INGESTS: usize = 2;
 
 /// An archive of a lock.
 #[derive(Clone)]
-pub(super) enum Archive {
+pub(crate) enum Archive {
     Package(Box<LockedPackage>),
     Wheel(Box<LockedWheel>),
 }
 
 /// An archive whose layer is in the store.
-pub(super) struct Brought {
-    pub(super) archive: Archive,
-    pub(super) layer: Layer,
-    pub(super) written: Written,
+pub(crate) struct Brought {
+    pub(crate) archive: Archive,
+    pub(crate) layer: Layer,
+    pub(crate) written: Written,
 }
 
 /// Where archives go.
 #[derive(Clone)]
-pub(super) struct Destination {
-    pub(super) store: Store,
-    pub(super) workspace: Arc<Workspace>,
+pub(crate) struct Destination {
+    pub(crate) store: Store,
+    pub(crate) workspace: Arc<Workspace>,
 }
 
 /// Makes sure that the layers of all `archives` are in the store.
@@ -55,6 +55,15 @@ pub(super) async fn bring_all(
     archives: Vec<Archive>,
     progress: &dyn BuildProgress,
 ) -> Result<Vec<Brought>, BuildError> {
+    bringing(destination, network, archives, progress).try_collect().await
+}
+
+fn bringing<'a>(
+    destination: &'a Destination,
+    network: &'a Network,
+    archives: Vec<Archive>,
+    progress: &'a dyn BuildProgress,
+) -> impl Stream<Item = Result<Brought, BuildError>> + 'a {
     let missing: Vec<&Archive> = archives
         .iter()
         .filter(|archive| !archive.is_in(&destination.store))
@@ -65,11 +74,19 @@ pub(super) async fn bring_all(
     stream::iter(
         archives
             .into_iter()
-            .map(|archive| bring(destination, network, &ingests, archive, progress)),
+            .map(move |archive| bring(destination, network, Arc::clone(&ingests), archive, progress)),
     )
     .buffer_unordered(MAX_FETCHES)
-    .try_collect()
-    .await
+}
+
+/// As [`bring_all`], but one that cannot be had does not keep the others from being brought.
+pub(crate) async fn bring_each(
+    destination: &Destination,
+    network: &Network,
+    archives: Vec<Archive>,
+    progress: &dyn BuildProgress,
+) -> Vec<Result<Brought, BuildError>> {
+    bringing(destination, network, archives, progress).collect().await
 }
 
 impl Archive {
@@ -165,7 +182,7 @@ impl Archive {
 async fn bring(
     destination: &Destination,
     network: &Network,
-    ingests: &Arc<Semaphore>,
+    ingests: Arc<Semaphore>,
     archive: Archive,
     progress: &dyn BuildProgress,
 ) -> Result<Brought, BuildError> {
@@ -181,7 +198,7 @@ async fn bring(
         return Ok(found);
     }
     let fetched = archive.fetch(network, &destination.store, progress).await?;
-    let permit = Arc::clone(ingests)
+    let permit = ingests
         .acquire_owned()
         .await
         .map_err(|error| BuildError::Worker(error.to_string()))?;

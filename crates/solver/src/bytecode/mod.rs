@@ -34,6 +34,9 @@ const VERSION: &str = "envfs bytecode 1";
 /// No module is larger: what is, is data, and its bytecode would not be worth its place.
 const MAX_SOURCE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The directory of an environment in which a Python lies that is not its own, as that of a venv.
+pub(crate) const NESTED: &str = ".python";
+
 /// What bytecode there is: by the archive whose modules it is of.
 pub(crate) type Bytecode = BTreeMap<Sha256, Layer>;
 
@@ -154,7 +157,7 @@ impl<'a> Module<'a> {
             return None;
         };
         let path = entry.path.as_bytes();
-        let is_importable = is_noarch(&entry.path) || path.starts_with(b"lib/python");
+        let is_importable = is_noarch(&entry.path) || at_home(path).starts_with(b"lib/python");
         let is_module = is_importable && path.ends_with(b".py");
         let is_same_everywhere = !file.placeholder.as_ref().is_some_and(Placeholder::changes_content);
         (is_module && is_same_everywhere && file.size_bytes <= MAX_SOURCE_BYTES).then_some(Self {
@@ -171,6 +174,12 @@ impl<'a> Module<'a> {
         let stem = name.strip_suffix(".py")?;
         EnvPath::parse(format!("{directory}/__pycache__/{stem}.{cache_tag}.pyc")).ok()
     }
+}
+
+/// A path of a Python's own prefix, wherever that lies in the environment.
+fn at_home(path: &[u8]) -> &[u8] {
+    let nested = path.strip_prefix(NESTED.as_bytes());
+    nested.and_then(|path| path.strip_prefix(b"/")).unwrap_or(path)
 }
 
 /// Whether the path says where in any Python's library a file goes, as in noarch packages and wheels. What those ship as

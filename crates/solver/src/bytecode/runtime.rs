@@ -17,6 +17,7 @@ use envfs_store::workspace::Workspace;
 use rattler::install::PythonInfo;
 use rattler_conda_types::Subdir;
 
+use super::at_home;
 use crate::package::LockedPackage;
 
 /// Directories of the standard library that a compiler does not import, and that are large.
@@ -115,7 +116,7 @@ fn dependencies<'a>(packages: &'a [(LockedPackage, Layer)], of: &'a LockedPackag
 
 /// Whether it takes this file to start the interpreter.
 fn is_needed(entry: &Entry, library: &Path) -> bool {
-    let path = entry.path.as_bytes();
+    let path = at_home(entry.path.as_bytes());
     if let Some(inside) = path
         .strip_prefix(library.as_os_str().as_bytes())
         .and_then(|rest| rest.strip_prefix(b"/"))
@@ -123,8 +124,9 @@ fn is_needed(entry: &Entry, library: &Path) -> bool {
         let top = inside.split(|&byte| byte == b'/').next().unwrap_or_default();
         return !LEFT_OUT.contains(&top) && !top.starts_with(b"config-");
     }
-    let names: Vec<&[u8]> = entry.path.names().collect();
+    let names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
     match names.as_slice() {
+        [b"pyvenv.cfg"] => true,
         [b"bin", name] => name.starts_with(b"python"),
         [b"lib" | b"lib64", name] => name.windows(3).any(|part| part == b".so"),
         _ => false,

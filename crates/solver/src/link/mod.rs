@@ -37,7 +37,8 @@ use crate::package::LockedPackage;
 use crate::pypi::LockedWheel;
 use crate::subdir::Subdir;
 use bytecode::Waiting;
-use wheel::{Site, WheelLinker};
+pub(crate) use wheel::Site;
+use wheel::WheelLinker;
 
 /// Packages to be linked, and what comes with them.
 pub(crate) struct Linkage<'a> {

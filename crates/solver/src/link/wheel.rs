@@ -21,8 +21,8 @@ use crate::wheel::{DATA, HEADERS, MTIME_S, SCRIPTS, SITE_PACKAGES, info, record}
 const INSTALLER: &[u8] = b"envfs\n";
 
 /// Where a Python looks for what wheels bring, as paths in the environment.
-pub(super) struct Site {
-    pub(super) site_packages: String,
+pub(crate) struct Site {
+    pub(crate) site_packages: String,
     scripts: String,
     /// Has the version in it, as `lib/pythonX.Y` does.
     headers: String,
@@ -33,7 +33,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn of(python: &PythonInfo) -> Self {
+    pub(crate) fn of(python: &PythonInfo) -> Self {
         let (major, minor) = python.short_version;
         let library = python.site_packages_path.parent();
         let name = |path: Option<&Path>| match path.and_then(Path::file_name) {
@@ -49,8 +49,18 @@ impl Site {
         }
     }
 
+    /// The directory of commands.
+    pub(crate) fn scripts(&self) -> &str {
+        &self.scripts
+    }
+
+    /// The directory of the directories of headers.
+    pub(crate) fn headers(&self) -> &str {
+        &self.headers
+    }
+
     /// Where a file of a wheel's layer goes.
-    pub(super) fn target(&self, path: &EnvPath, distribution: &str) -> Result<EnvPath, InvalidPath> {
+    pub(crate) fn target(&self, path: &EnvPath, distribution: &str) -> Result<EnvPath, InvalidPath> {
         let inside = |prefix: &str| path.as_bytes().strip_prefix(prefix.as_bytes());
         let (directory, rest) = if let Some(rest) = inside(SITE_PACKAGES) {
             (format!("{}/", self.site_packages), rest)

@@ -304,7 +304,7 @@ impl Reader {
 }
 
 /// The parser's message with its place in front.
-fn located(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn located(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     match error.span() {
         Some(span) => {

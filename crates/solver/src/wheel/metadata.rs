@@ -102,7 +102,7 @@ fn check_format(contents: &Contents, wheel: &[u8]) -> Result<(), WheelError> {
 }
 
 /// The fields before the description, which may be long and is in the file itself.
-fn fields_only(metadata: &[u8]) -> &[u8] {
+pub(crate) fn fields_only(metadata: &[u8]) -> &[u8] {
     let mut end = 0;
     for line in metadata.split_inclusive(|&byte| byte == b'\n') {
         if line.trim_ascii().is_empty() {

@@ -26,6 +26,7 @@ use envfs_store::workspace::Workspace;
 
 use crate::pypi::WheelFileName;
 use contents::Contents;
+pub(crate) use metadata::fields_only;
 pub(crate) use places::{DATA, HEADERS, SCRIPTS, SITE_PACKAGES};
 
 /// When every file of a wheel was last changed, in seconds since 1970-01-01 UTC: 1980-01-01, the first day of zip. Zips hold

@@ -58,6 +58,33 @@ pub(crate) fn installed_paths(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// What an installed `RECORD` lists: paths in the environment, each with its SHA-256 where there is one. What leads out of the
+/// environment is left out.
+pub(crate) fn installed_rows(text: &str, site_packages: &str) -> BTreeMap<EnvPath, Option<Sha256>> {
+    let rows = csv_rows(text).into_iter().filter_map(|fields| {
+        let path = resolve(site_packages, fields.first()?)?;
+        let digest = match parse_digest(fields.get(1).map_or("", String::as_str)) {
+            Ok(Some(RowDigest::Sha256(bytes))) => bytes.try_into().ok().map(Sha256::from_bytes),
+            _ => None,
+        };
+        Some((path, digest))
+    });
+    rows.collect()
+}
+
+/// Where a row of an installed `RECORD` leads: relative to the directory of the distributions, and maybe out of it.
+pub(crate) fn resolve(site_packages: &str, row: &str) -> Option<EnvPath> {
+    let mut names: Vec<&str> = site_packages.split('/').collect();
+    for name in row.split('/') {
+        match name {
+            ".." => drop(names.pop()?),
+            "." => {}
+            name => names.push(name),
+        }
+    }
+    EnvPath::parse(names.join("/")).ok()
+}
+
 /// Appends a line of an installed `RECORD`.
 pub(crate) fn write_row(text: &mut String, path: &str, file: Option<(&Sha256, u64)>) {
     if path.contains([',', '"', '\n', '\r']) {
@@ -197,6 +224,28 @@ mod tests {
         assert_eq!(row.size_bytes, Some(5));
         assert_eq!(record.len(), 2);
         assert_eq!(installed_paths("../../../bin/x,,\n"), ["../../../bin/x"]);
+    }
+
+    #[test]
+    fn rows_lead_where_they_lead_and_never_out() {
+        let at = |row| resolve("lib/python3.12/site-packages", row).map(|path| path.to_string());
+        assert_eq!(at("x/a.py").as_deref(), Some("lib/python3.12/site-packages/x/a.py"));
+        assert_eq!(at("../../../bin/x").as_deref(), Some("bin/x"));
+        for out in ["../../../../x", "/bin/x", "../../.."] {
+            assert_eq!(at(out), None, "{out}");
+        }
+    }
+
+    #[test]
+    fn installed_rows_have_their_digests() {
+        let sha256 = Sha256::from_bytes([7; 32]);
+        let mut text = String::new();
+        write_row(&mut text, "x/a.py", Some((&sha256, 5)));
+        write_row(&mut text, "../bin/x", None);
+        write_row(&mut text, "../../out", None);
+        let path = |path: &str| EnvPath::parse(path).unwrap();
+        let expected = [(path("lib/x/a.py"), Some(sha256)), (path("bin/x"), None)];
+        assert_eq!(installed_rows(&text, "lib"), BTreeMap::from(expected));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 use crate::path::EnvPath;
-use crate::placeholder::{Encoding, Occurrences, Placeholder, TextOccurrence};
+use crate::placeholder::{Encoding, Occurrences, Placeholder, TextOccurrence, is_whole_path};
 
 /// Where a file names the mount path.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,12 +55,6 @@ fn occurrences(content: &[u8], start: usize, prefix: &str) -> Vec<TextOccurrence
             encoding: Encoding::Utf8,
         })
         .collect()
-}
-
-/// Whether a path ends at `end`, and is not the beginning of a longer name.
-fn is_whole_path(text: &[u8], end: usize) -> bool {
-    text.get(end)
-        .is_none_or(|&next| !(next.is_ascii_alphanumeric() || matches!(next, b'_' | b'-' | b'.')))
 }
 
 #[cfg(test)]

@@ -253,3 +253,63 @@ fn what_is_bound_to_its_place_is_listed() {
     let (layer, _) = fixture.capture().unwrap().unwrap();
     assert_eq!(bound(&layer), [EnvPath::parse("lib/binary").unwrap()]);
 }
+
+#[test]
+fn a_directory_of_another_installer_is_compared_whole() {
+    let fixture = Fixture::new();
+    // All of it lies there, as an installer wrote it.
+    for path in ["bin/tool", "lib/one", "lib/deep/three", "etc/conf"] {
+        fixture.write(path, path);
+    }
+    let executable = PermissionsExt::from_mode(0o755);
+    fs::set_permissions(fixture.place("bin/tool"), executable).unwrap();
+    fixture.write("lib/one", "changed");
+    fixture.write("lib/cache", "ignored");
+    std::os::unix::fs::symlink(format!("{PLACE}/lib/one"), fixture.place("bin/link")).unwrap();
+    let view = fixture.view();
+    let directory = fixture.upper();
+    let installed = Installed {
+        view: &view,
+        directory: &directory,
+        is_ignored: &|path, _| path.as_bytes() == b"lib/cache",
+    };
+    let captured = installed.capture(&fixture.store, &fixture.workspace).unwrap().unwrap();
+    let changes: Vec<_> = captured
+        .changes
+        .iter()
+        .map(|change| (change.path.to_string(), change.kind))
+        .collect();
+    let expected = [
+        ("bin/link", ChangeKind::Added),
+        ("lib/one", ChangeKind::Modified),
+        ("lib/two", ChangeKind::Removed),
+    ];
+    assert_eq!(changes, expected.map(|(path, kind)| (path.to_owned(), kind)));
+    let environment = commit(
+        &fixture.store,
+        &fixture.workspace,
+        &fixture.environment,
+        &captured.layer,
+        captured.written,
+    );
+    let tree = fixture.store.tree(&environment.unwrap().tree).unwrap();
+    // A link to a place in the directory leads to the same place wherever it is seen.
+    let link = tree.find(b"bin/link").unwrap().unwrap();
+    assert_eq!(link.symlink_target().unwrap(), b"../lib/one");
+    assert!(tree.find(b"lib/cache").unwrap().is_none());
+    assert!(tree.find(b"lib/two").unwrap().is_none());
+}
+
+#[test]
+fn only_links_into_the_prefix_become_relative() {
+    let relative = |path: &str, target: &str| {
+        let target = relocatable(&EnvPath::parse(path).unwrap(), target.as_bytes(), "/p");
+        String::from_utf8(target).unwrap()
+    };
+    assert_eq!(relative("a/b/c", "/p/x/y"), "../../x/y");
+    assert_eq!(relative("a", "/p/x/"), "x");
+    assert_eq!(relative("a/b", "/p"), "..");
+    assert_eq!(relative("a", "/p"), ".");
+    assert_eq!(relative("a/b", "/prefix/x"), "/prefix/x");
+    assert_eq!(relative("a/b", "../x"), "../x");
+}

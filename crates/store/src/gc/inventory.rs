@@ -53,9 +53,10 @@ impl Inventory {
             next = self.read_tree(store, &digest)?;
             holding.trees.push(digest);
         }
-        for package in &environment.packages {
-            if self.read_layer(store, &package.sha256)? {
-                holding.layers.push(package.sha256);
+        let packages = environment.packages.iter().map(|package| package.sha256);
+        for layer in packages.chain(environment.link_scripts) {
+            if self.read_layer(store, &layer)? {
+                holding.layers.push(layer);
             }
         }
         Ok(holding)
