@@ -1,4 +1,4 @@
-//! How the program is linked: at a fixed address. 0013 of the decisions says why.
+//! How the program is linked: at a fixed address (decision 0013).
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

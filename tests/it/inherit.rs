@@ -1,6 +1,5 @@
 //! An environment on top of another costs what it adds, and is the same as one that stands alone.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use envfs_store::environment;
 use envfs_store::view::View;
 use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
+use envfs_tests::disk::measure;
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::Envfs;
 use envfs_tests::seen::{Listing, list_view};
@@ -177,36 +177,4 @@ fn listing(envfs: &Envfs, signature: &Digest, prefix: &Path) -> Listing {
     let store = envfs.store();
     let tree = store.tree(&environment::load(&store, signature).unwrap().tree).unwrap();
     list_view(&View::new(&store, Arc::new(tree), prefix).unwrap())
-}
-
-struct Measured {
-    bytes: u64,
-    inodes: u64,
-}
-
-/// What `du` says of a directory: blocks and inodes, hard links once.
-fn measure(directory: &Path) -> Measured {
-    let own = std::fs::symlink_metadata(directory).unwrap();
-    let mut measured = Measured {
-        bytes: own.blocks() * 512,
-        inodes: 1,
-    };
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy();
-        // What may be thrown away at any time is no cost of an environment.
-        if name == "cache" || name.starts_with("index.sqlite") {
-            continue;
-        }
-        let metadata = std::fs::symlink_metadata(&path).unwrap();
-        if metadata.is_dir() {
-            let below = measure(&path);
-            measured.bytes += below.bytes;
-            measured.inodes += below.inodes;
-        } else {
-            measured.bytes += metadata.blocks() * 512;
-            measured.inodes += 1;
-        }
-    }
-    measured
 }

@@ -18,6 +18,7 @@ mod migrate;
 mod mounted;
 mod names;
 mod oracle;
+mod orchestrator;
 mod parity;
 mod prefix;
 mod programs;

@@ -7,6 +7,7 @@
 pub mod cases;
 pub mod channel;
 pub mod data;
+pub mod disk;
 pub mod large;
 pub mod mounted;
 pub mod package;

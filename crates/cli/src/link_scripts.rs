@@ -45,6 +45,8 @@ impl LinkScripts for Sandboxed {
         scripts: &[LinkScript],
         name: LayerName,
     ) -> Result<ScriptsRun, LinkScriptError> {
+        // No environment names the tree yet: a collection waits until one does.
+        let _shared = site.store.share()?;
         let impossible = |error: CliError| LinkScriptError::Impossible(error.in_one_line());
         let room = Room::open(site, self.prefix(site.store, &site.signature)).map_err(impossible)?;
         let mut outputs = Vec::new();

@@ -47,6 +47,13 @@ pub(crate) fn ensured(context: &Context, store: &Store, environment: &Environmen
     forgive(index.record(environment, bytes, spec));
 }
 
+/// Notes that environments are gone.
+pub(crate) fn collected(context: &Context, store: &Store) {
+    if let Some(mut index) = open(context, store) {
+        forgive(index.rebuild(store).map(drop));
+    }
+}
+
 fn forgive(result: Result<(), IndexError>) {
     if let Err(error) = result {
         tracing::debug!(

@@ -107,6 +107,33 @@ pub fn keep_log(store: &Store, workspace: &Workspace, name: &str, log: &str) -> 
     Ok(path)
 }
 
+/// Removes wheels whose layers are not in their places and that are not `young`, and then records of wheels that are gone.
+/// Returns the bytes of the wheels. What is missed later is built again.
+pub(crate) fn sweep(store: &Store, is_young: impl Fn(&Path) -> bool) -> Result<u64> {
+    let mut freed_bytes = 0;
+    let mut records = Vec::new();
+    for path in crate::store::list(&store.path("built"))? {
+        match path.file_name().and_then(|name| name.to_str()?.parse::<Sha256>().ok()) {
+            None => records.push(path),
+            Some(sha256) if store.has_layer(&sha256) || is_young(&path) => {}
+            Some(_) => {
+                for wheel in crate::store::list(&path)? {
+                    freed_bytes += wheel.metadata().map_or(0, |metadata| metadata.len());
+                }
+                durable::remove_tree(&path)?;
+            }
+        }
+    }
+    for path in records {
+        let record = std::fs::read(&path).ok();
+        let built = record.and_then(|bytes| serde_json::from_slice::<BuiltWheel>(&bytes).ok());
+        if built.is_none_or(|built| !store.has_layer(&built.sha256) && !built.path(store).exists()) {
+            durable::remove(&path)?;
+        }
+    }
+    Ok(freed_bytes)
+}
+
 fn record_path(store: &Store, question: &str) -> PathBuf {
     let name = format!("{}.json", Digest::of(question.as_bytes()));
     store.path("built").join(name)

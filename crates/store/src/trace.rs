@@ -197,6 +197,17 @@ pub fn reset(store: &Store, tree: &Digest) -> Result<bool, Error> {
     Ok(was_there)
 }
 
+/// Removes the traces of trees that are not in their places.
+pub(crate) fn sweep(store: &Store) -> Result<(), Error> {
+    for path in crate::store::list(&store.path("traces"))? {
+        let tree = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
+        if tree.is_none_or(|tree| !store.tree_path(&tree).exists()) {
+            durable::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 fn path(store: &Store, tree: &Digest) -> PathBuf {
     store.path("traces").join(tree.to_string())
 }

@@ -8,7 +8,7 @@ use envfs_store::gc::{self, Collected, Options};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::machine::ThisMachine;
-use crate::{output, stable, units};
+use crate::{metadata, output, stable, units};
 
 /// Remove environments that nothing keeps, and what only they held
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,9 @@ pub(crate) fn execute(context: &Context, args: &GcArgs) -> Result<ExitCode, CliE
         stable::retire(&store)?;
     }
     let collected = gc::collect(&store, &options, &ThisMachine { store: &store })?;
+    if !collected.environments.is_empty() && !args.dry_run {
+        metadata::collected(context, &store);
+    }
     if context.json {
         context.print_json(&collected)?;
     } else {

@@ -8,7 +8,8 @@
 //! 3. Layers and trees that nothing holds are moved to the trash, then packs and objects, some hundred in each such moment.
 //!    Before each, what was published meanwhile is marked too.
 //! 4. Packs with little in them that is alive are written anew, durably, before the old ones go.
-//! 5. What is in the trash is unlinked, once every process that was writing when it was moved there has ended: such a
+//! 5. Copies, traces and built wheels that belong to what is gone are removed: they are made again when they are missed.
+//! 6. What is in the trash is unlinked, once every process that was writing when it was moved there has ended: such a
 //!    process may have found it "already there", and gets it back when it publishes something that refers to it.
 //!
 //! So two things always hold: a record in `environments/` has everything that it refers to in its place, and so has a layer
@@ -129,6 +130,7 @@ pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Resul
     sweep.layers_and_trees()?;
     sweep.packs_and_objects()?;
     sweep.cache(machine)?;
+    sweep.remade()?;
     sweep.unlink()?;
     Ok(sweep.finish())
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Collected, Live, Machine, repack};
+use crate::built;
 use crate::cache::{Cache, Keep};
 use crate::digest::Digest;
 use crate::environment;
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::lease;
 use crate::pack;
 use crate::store::{Store, list};
+use crate::trace;
 use crate::trash::{self, Generation};
 use crate::workspace::{self, Workspace};
 
@@ -181,6 +183,19 @@ impl<'a> Sweep<'a> {
         let evicted = cache.evict(&keep, self.workspace, self.dry_run)?;
         self.collected.cached += evicted.files;
         self.collected.freed_bytes += evicted.bytes;
+        Ok(())
+    }
+
+    /// Removes what is made again when it is missed: traces of trees and wheels of layers that are gone.
+    pub(super) fn remade(&mut self) -> Result<()> {
+        // Whoever writes may be about to read a wheel that it was told of.
+        if self.dry_run || !self.living_writers()?.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.store.exclude()?;
+        trace::sweep(self.store)?;
+        let young_since = self.young_since;
+        self.collected.freed_bytes += built::sweep(self.store, |path| !is_older(path, young_since))?;
         Ok(())
     }
 

@@ -54,6 +54,31 @@ const NOW: Options = Options {
     dry_run: false,
 };
 
+#[test]
+fn what_is_made_again_goes_with_what_it_belongs_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let tree = Digest::of(b"a tree that is gone");
+    crate::trace::Trace::default().save(&store, &tree).unwrap();
+    let wheel = directory.path().join("x.whl");
+    std::fs::write(&wheel, "a wheel").unwrap();
+    let built = {
+        let workspace = Workspace::create(&store).unwrap();
+        crate::built::keep(&store, &workspace, "question", &wheel, "x-1-py3-none-any.whl").unwrap()
+    };
+    let careful = Options {
+        grace: Duration::from_secs(600),
+        ..NOW
+    };
+    collect(&store, &careful, &Nowhere(&store)).unwrap();
+    assert!(built.path(&store).exists(), "it is young");
+    gc(&store);
+    assert!(!built.path(&store).exists());
+    assert_eq!(crate::built::find(&store, "question").unwrap(), None);
+    assert_eq!(list(&store.path("built")).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(crate::trace::Trace::load(&store, &tree), None);
+}
+
 fn gc(store: &Store) -> Collected {
     collect(store, &NOW, &Nowhere(store)).unwrap()
 }
