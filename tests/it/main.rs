@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bytecode;
+mod collect;
 mod crash;
 mod crowd;
 mod index;

@@ -131,3 +131,98 @@ fn a_change_that_is_killed_happens_or_does_not() {
         changes - 2
     );
 }
+
+#[test]
+fn a_path_follows_a_name_and_what_runs_keeps_what_it_has() {
+    let (envfs, built) = built_that_wait(3);
+    if !envfs_tests::mounted::is_possible() {
+        return;
+    }
+    let path = envfs.path().join("proj");
+    let tool = path.join("bin/tool");
+    envfs.run(["name", "set", "proj", &built[0]]);
+    envfs.run(["name".as_ref(), "link".as_ref(), "proj".as_ref(), path.as_os_str()]);
+    let run = || finish(&mut Command::new(&tool)).success();
+    assert_eq!(run(), "0\n0\n");
+    assert_eq!(std::fs::read_to_string(path.join("share/number")).unwrap(), "0\n");
+    // It has started, and reads more of its environment after the name has changed.
+    let mut running = Command::new(&tool)
+        .arg("wait")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = std::io::BufReader::new(running.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+    assert_eq!(line, "0\n");
+    // New processes see one or the other, and never half of each.
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let seen = run();
+                    assert!(["0\n0\n", "1\n1\n", "2\n2\n"].contains(&seen.as_str()), "{seen}");
+                }
+            });
+        }
+        for round in 0..6 {
+            envfs.run(["name", "set", "proj", &built[(round + 1) % 3]]);
+        }
+        envfs.run(["name", "set", "proj", &built[1]]);
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(run(), "1\n1\n");
+    envfs.run(["gc", "--grace", "0"]);
+    drop(running.stdin.take());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut told, &mut rest).unwrap();
+    assert_eq!(
+        rest, "0\n",
+        "it has seen another environment than the one it was started in"
+    );
+    running.wait().unwrap();
+
+    let links = envfs.json(["name", "links"]);
+    assert_eq!(links[0]["shown"], built[1][..16]);
+    assert_eq!(envfs.run(["rollback", "proj"]).trim(), built[0]);
+    assert_eq!(run(), "0\n0\n");
+    // As after a start of the machine: nothing is mounted.
+    for mount in envfs_tests::mounted::mounts_below(envfs.path()) {
+        envfs.run(["umount".as_ref(), mount.as_os_str()]);
+    }
+    assert!(!tool.exists());
+    envfs.run(["name", "mount"]);
+    assert_eq!(run(), "0\n0\n");
+    envfs.run(["name".as_ref(), "unlink".as_ref(), path.as_os_str()]);
+    assert!(path.symlink_metadata().is_err());
+    assert_eq!(
+        envfs_tests::mounted::mounts_below(envfs.path()),
+        Vec::<std::path::PathBuf>::new()
+    );
+    std::fs::write(&path, "").unwrap();
+    envfs
+        .try_run(["name".as_ref(), "link".as_ref(), "proj".as_ref(), path.as_os_str()])
+        .refused(1, &["is not a link"]);
+}
+
+/// As [`built`], with a command that says its number, and with an argument waits and then says what it sees at its prefix.
+fn built_that_wait(count: usize) -> (Envfs, Vec<String>) {
+    let envfs = Envfs::new();
+    let mut channel = Channel::new(&envfs.path().join("channel"));
+    let prefix = envfs_tests::package::PLACEHOLDER;
+    let signatures = (0..count)
+        .map(|number| {
+            let name = format!("tool-{number}");
+            let script =
+                format!("#!/bin/sh\necho {number}\n[ -z \"$1\" ] || read -r line\nexec cat {prefix}/share/number\n");
+            let package = Package::new(&format!("{name} 1.0 0"))
+                .prefixed("bin/tool", script, "text")
+                .file("share/number", format!("{number}\n"));
+            channel.add(&package, Format::Conda);
+            envfs.build(["-c", &channel.url(), &name]).to_string()
+        })
+        .collect();
+    (envfs, signatures)
+}

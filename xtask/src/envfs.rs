@@ -77,6 +77,11 @@ impl Envfs {
         Self { binary, store }
     }
 
+    /// The same binary on another store.
+    pub(crate) fn on(&self, store: PathBuf) -> Self {
+        Self::new(self.binary.clone(), store)
+    }
+
     pub(crate) fn store(&self) -> &Path {
         &self.store
     }

@@ -98,6 +98,23 @@ pub(crate) fn open_fuse_device() -> Result<()> {
     fs::set_permissions(FUSE_DEVICE, fs::Permissions::from_mode(0o666)).with_context(|| format!("chmod {FUSE_DEVICE}"))
 }
 
+/// Sees to it that ordinary users may let others see what they mount (fuse.conf(5)).
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn allow_others() -> Result<()> {
+    let text = fs::read_to_string(FUSE_CONFIGURATION).unwrap_or_default();
+    if text.lines().any(|line| line.trim() == "user_allow_other") {
+        return Ok(());
+    }
+    sh::say(&format!("adding user_allow_other to {FUSE_CONFIGURATION}"));
+    fs::write(FUSE_CONFIGURATION, format!("{text}user_allow_other\n"))
+        .with_context(|| format!("cannot write {FUSE_CONFIGURATION}"))
+}
+
+/// What fusermount3 allows.
+const FUSE_CONFIGURATION: &str = "/etc/fuse.conf";
+
 fn fuse_device_mode() -> Result<u32> {
     let metadata = fs::metadata(FUSE_DEVICE).with_context(|| {
         format!("{FUSE_DEVICE} is missing: load the module (modprobe fuse), or give the container the device (--device {FUSE_DEVICE})")

@@ -1,12 +1,14 @@
 //! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
-use envfs_store::Store;
+use envfs_store::lease::{self, Lease};
+use envfs_store::{Digest, Store};
 use serde::Serialize;
 
 use crate::config::{self, Given, Settings};
@@ -50,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) json: bool,
     /// Whether only results and errors are printed.
     pub(crate) quiet: bool,
+    /// What this command works with, and what therefore is not collected until it ends.
+    claims: Mutex<Vec<Lease>>,
     settings: OnceCell<Settings>,
 }
 
@@ -58,6 +62,7 @@ impl Context {
         Self {
             json: global.json,
             quiet: global.quiet,
+            claims: Mutex::default(),
             global,
             settings: OnceCell::new(),
         }
@@ -97,6 +102,14 @@ impl Context {
     /// Whether nothing may be connected to.
     pub(crate) fn is_offline(&self) -> Result<bool, CliError> {
         Ok(self.settings()?.offline.value)
+    }
+
+    /// Keeps an environment from being collected until this command ends; it is, or will be, seen at `place`.
+    pub(crate) fn claim(&self, store: &Store, signature: &Digest, place: &Path) -> Result<(), CliError> {
+        let claim = lease::claim(store, signature, place)?;
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.extend(claim);
+        Ok(())
     }
 
     /// The way to channels: configured by the files that pixi, rattler and conda share.

@@ -8,6 +8,7 @@ mod context;
 mod error;
 mod known;
 mod link_scripts;
+mod machine;
 mod metadata;
 mod naming;
 mod output;
@@ -16,7 +17,9 @@ mod recipe;
 mod resolve;
 mod sandbox;
 mod sandboxed;
+mod serving;
 mod solving;
+mod stable;
 mod surroundings;
 mod units;
 mod with;
@@ -58,11 +61,15 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),
         Command::Diff(args) => commands::diff::execute(context, args),
+        Command::Trace(args) => commands::trace::execute(context, args),
         Command::Name(args) => commands::name::execute(context, args),
         Command::Promote(args) => commands::promote::execute(context, args),
         Command::Rollback(args) => commands::rollback::execute(context, args),
         Command::Pin(args) => commands::pin::execute(context, args),
         Command::Owner(args) => commands::owner::execute(context, args),
+        Command::Gc(args) => commands::gc::execute(context, args),
+        Command::Why(args) => commands::why::execute(context, args),
+        Command::Du(args) => commands::du::execute(context, args),
         Command::Config(args) => commands::config::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
-use crate::output;
 use crate::surroundings::variable;
+use crate::{output, stable};
 
 /// How a name is changed.
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,8 @@ pub(crate) fn change(
     let expected = args.expected.expected(&store)?;
     let number_before = names.get(name)?.map_or(0, |named| named.current.number);
     let named = change(&names, &author, expected.as_ref()).map_err(|error| who_may(error, &store))?;
-    report(context, &named, named.current.number != number_before)
+    report(context, &named, named.current.number != number_before)?;
+    stable::follow(context, Some(name)).map(drop)
 }
 
 /// Says who may change names to whom may not.

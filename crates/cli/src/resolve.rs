@@ -108,20 +108,22 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
     })
 }
 
-/// The environment that `text` stands for, built if it is not.
+/// The environment that `text` stands for, built if it is not. Nobody collects it until this command ends.
 ///
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
-    match Reference::parse(text)? {
+    let environment = match Reference::parse(text)? {
         Reference::Built(handle) => handle.environment(context).map_err(|error| match handle {
             // Whoever wrote a path is not told of names first.
             Handle::Name(_) if looks_like_a_file(text) => no_file(text).because(error.message()),
             _ => error,
-        }),
+        })?,
         Reference::LockFile(_) | Reference::SpecFile(_) => {
-            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])?
         }
-    }
+    };
+    context.claim(&context.store()?, &environment.signature, Path::new("/"))?;
+    Ok(environment)
 }
 
 /// What a lock holds for a platform.

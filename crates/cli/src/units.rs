@@ -1,4 +1,4 @@
-//! Spans of time as people type them.
+//! Spans of time and sizes as people type them.
 
 use std::time::Duration;
 
@@ -16,6 +16,25 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
     scaled(number, seconds)
         .map(Duration::from_secs)
         .ok_or_else(|| format!("`{text}` is no span of time, such as 90s, 10m, 36h, 30d or 2w"))
+}
+
+/// A number of bytes: a number and a unit, as in `512MB` or `40GiB`. Units with an i are powers of 1024, those without of
+/// 1000, as on a disk's label.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let bytes = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => 0,
+    };
+    scaled(number, bytes).ok_or_else(|| format!("`{text}` is no size, such as 512MB, 40GB or 40GiB"))
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -36,10 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_units() {
+    fn spans_and_sizes_have_units() {
         assert_eq!(span("90").unwrap(), Duration::from_secs(90));
         assert_eq!(span("10m").unwrap(), Duration::from_secs(600));
         assert_eq!(span("30d").unwrap(), Duration::from_secs(30 * 86400));
+        assert_eq!(size("40GB").unwrap(), 40_000_000_000);
+        assert_eq!(size("2GiB").unwrap(), 2 << 30);
+        assert_eq!(size("0").unwrap(), 0);
         for text in [
             "",
             "d",
@@ -50,6 +72,9 @@ mod tests {
             "9999999999999999999w",
         ] {
             assert!(span(text).is_err(), "{text}");
+        }
+        for text in ["", "GB", "1XB", "18446744073709551615k"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 }

@@ -19,7 +19,10 @@ pub struct BootError {
 }
 
 /// The running boot of this machine.
-pub(crate) fn current() -> Result<Boot, BootError> {
+///
+/// # Errors
+/// When `/proc` does not tell it.
+pub fn current() -> Result<Boot, BootError> {
     let read = |path: &Path| {
         std::fs::read_to_string(path)
             .map(|text| text.trim().to_owned())

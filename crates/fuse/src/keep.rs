@@ -285,7 +285,7 @@ pub(crate) fn await_end(
 }
 
 /// Leaves the terminal, the working directory and everything that was inherited.
-fn go_to_background(log: Option<&File>) -> Result<(), ProcessError> {
+pub(crate) fn go_to_background(log: Option<&File>) -> Result<(), ProcessError> {
     nix::unistd::setsid().map_err(ProcessError::system("leave the terminal"))?;
     std::env::set_current_dir("/").map_err(ProcessError::io("leave the directory"))?;
     let nothing = File::options()

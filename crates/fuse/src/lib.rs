@@ -15,6 +15,7 @@
 //! | [`kernel`] | without a server: an image of the names, and overlayfs |
 //! | [`link`] | without a mount: a directory of links and copies |
 //! | `namespace`, `private` | a private view of the file systems for one command |
+//! | `residency` | what is in memory, and bringing it there |
 //! | `process`, `keep` | the process that goes on while something is mounted |
 //! | [`server`], `readers`, `keeper`, `memory` | the process that answers, and the one that starts another if that one dies |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
@@ -50,6 +51,7 @@ mod private;
 mod process;
 mod protocol;
 mod readers;
+mod residency;
 pub mod run;
 pub mod sandbox;
 pub mod server;
@@ -60,7 +62,7 @@ pub mod unmount;
 pub mod warm;
 pub mod writable;
 
-pub use boot::BootError;
+pub use boot::{BootError, current as current_boot};
 pub use exec::Command;
 pub use limits::Limits;
 pub use namespace::private_prefix;

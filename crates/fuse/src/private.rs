@@ -43,7 +43,10 @@ impl Way {
             return Ok(Self::Fuse);
         }
         match kernel::mount(service) {
-            Ok(overlay) => return Ok(Self::Kernel(overlay)),
+            Ok(overlay) => {
+                kernel::accompany(service, &overlay);
+                return Ok(Self::Kernel(overlay));
+            }
             Err(KernelError::NotRoot) => {}
             // As root in a container: it may be allowed what a user is.
             Err(error) => backend::pass_over(Backend::Kernel, &error),

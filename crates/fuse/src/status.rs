@@ -64,6 +64,7 @@ pub fn list(store: &Store) -> Result<Vec<Status>, envfs_store::Error> {
     let mounts = mountinfo::read().map_err(unreadable)?;
     let mut statuses: Vec<_> = lease::list(store)?
         .into_iter()
+        .filter(|lease| lease.kind != LeaseKind::Claim)
         .map(|lease| of_lease(lease, &mounts))
         .collect();
     let known: HashSet<_> = statuses.iter().map(|status| status.mount_point.clone()).collect();

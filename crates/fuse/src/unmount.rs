@@ -94,7 +94,7 @@ pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountErro
     };
     let mount_point = &entry.mount_point;
     let servers = servers_of(store, mount_point)?;
-    detach(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;
+    detach_patiently(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;
     let limit = if lazy {
         Duration::from_millis(100)
     } else {
@@ -110,6 +110,21 @@ pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountErro
     }
     Ok(())
 }
+
+/// What a start is accompanied by holds a file of the mount for some microseconds.
+fn detach_patiently(mount_point: &Path, lazy: bool) -> Result<(), UnmountError> {
+    for _ in 0..BUSY_TRIES {
+        match detach(mount_point, lazy) {
+            Err(UnmountError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
+            result => return result,
+        }
+    }
+    detach(mount_point, lazy)
+}
+
+/// How often, and how long after the last time, it is tried again to unmount what is in use.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes `mount_point` out of the directory tree, without waiting for its server.
 ///

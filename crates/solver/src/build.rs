@@ -149,13 +149,13 @@ pub async fn build(
     builder: Option<&SourceBuilder<'_>>,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
-    let _shared = store.share()?;
     let made = sources::wheels(store, network, &request, builder, progress).await?;
     request.wheels.extend(made);
     request.sources.clear();
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }
+    // While it lives, nothing is unlinked that is found in the store from here on.
     let destination = Destination {
         store: store.clone(),
         workspace: Arc::new(Workspace::create(store)?),
@@ -207,7 +207,11 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
             .map(Sha256::from_bytes)
             .collect(),
     )?;
-    Ok(environment::get(store, &signature)?.map(reused))
+    let found = environment::get(store, &signature)?;
+    if found.is_some() {
+        environment::touch(store, &signature);
+    }
+    Ok(found.map(reused))
 }
 
 fn reused(environment: Environment) -> Built {

@@ -11,14 +11,16 @@
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
-//! the boot that wrote it, because after a crash a file may have its name and not its bytes. What the running boot wrote
-//! is never removed here, because mounts may stand on it; what earlier boots of the same machine wrote, nobody uses.
+//! the boot that wrote it, because after a crash a file may have its name and not its bytes. Of what the running boot wrote
+//! only a collection removes something, which knows what is mounted; what earlier boots of the same machine wrote, nobody
+//! uses.
 
 mod fill;
 mod unpack;
 
+use std::collections::HashSet;
 use std::fs::{self, File, FileTimes, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +29,7 @@ use crate::durable::{self, Draft};
 use crate::error::{Error, Result};
 use crate::placeholder::Placeholder;
 use crate::store::{Location, Store};
-use crate::tree::Node;
+use crate::tree::{Node, Tree};
 use crate::view::View;
 use crate::wire::Writer;
 use crate::workspace::Workspace;
@@ -77,6 +79,49 @@ impl Cache {
         })
     }
 
+    /// The cache of `store` for `boot`, if there is one already.
+    pub(crate) fn existing(store: &Store, boot: &Boot) -> Option<Self> {
+        let root = store.path("cache").join(&boot.id);
+        root.join("machine").exists().then(|| Self {
+            store: store.clone(),
+            root,
+        })
+    }
+
+    /// Puts aside, into `workspace`, what `keep` does not name: all at once, so that whoever begins to mount finds a part as
+    /// a whole or not at all. If something goes, so do the images, which are made again in milliseconds: they trust that
+    /// their content is there. Mounts that stand on one keep it.
+    pub(crate) fn evict(&self, keep: &Keep, workspace: &Workspace, dry_run: bool) -> Result<Evicted> {
+        let mut doomed = Vec::new();
+        for (part, kept) in [("small", &keep.packs), ("patched", &keep.prefixes)] {
+            let found = crate::store::list(&self.root.join(part))?;
+            doomed.extend(found.into_iter().filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                !kept.contains(&*name)
+            }));
+        }
+        if !doomed.is_empty() {
+            // First: nobody may find an image whose content is gone.
+            doomed.splice(0..0, crate::store::list(&self.root.join("images"))?);
+        }
+        if !keep.is_linking {
+            for shard in crate::store::list(&self.root.join("dated"))? {
+                let unlinked = |path: &PathBuf| path.symlink_metadata().is_ok_and(|metadata| metadata.nlink() == 1);
+                doomed.extend(crate::store::list(&shard)?.into_iter().filter(unlinked));
+            }
+        }
+        let mut evicted = Evicted::default();
+        for (number, path) in doomed.into_iter().enumerate() {
+            let (bytes, files) = crate::usage::disk_usage(&path)?;
+            evicted.files += files;
+            evicted.bytes += bytes;
+            if !dry_run {
+                durable::move_file(&path, &workspace.path().join(format!("evicted-{number}")))?;
+            }
+        }
+        Ok(evicted)
+    }
+
     /// The directories in which the content of every file that looks the same at each prefix is found by
     /// [`content_path`].
     #[must_use]
@@ -90,6 +135,20 @@ impl Cache {
         self.root
             .join("patched")
             .join(Digest::of(view.prefix().as_bytes()).to_string())
+    }
+
+    /// The file that the kernel reads for `node`; of a file with a placeholder, the object that most of it is read from, if
+    /// that is a whole one.
+    ///
+    /// # Errors
+    /// When the tree is damaged.
+    pub fn content_file(&self, node: Node<'_>) -> Result<Option<PathBuf>> {
+        let small = self.root.join("small");
+        Ok(match node.location()? {
+            Location::Object => Some(self.store.object_path(&node.digest())),
+            Location::Pack(..) if node.has_placeholder() => None,
+            Location::Pack(..) => Some(small.join(content_path(node)?)),
+        })
     }
 
     /// [`content_path`] of `node`, if its content is there.
@@ -143,6 +202,43 @@ impl Cache {
         }
         Ok(path)
     }
+}
+
+/// What mounts need of the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Keep {
+    /// The directories of unpacked packs.
+    packs: HashSet<String>,
+    /// The directories of prefixes.
+    prefixes: HashSet<String>,
+    /// Whether somebody may be about to link what nothing links to yet.
+    pub(crate) is_linking: bool,
+}
+
+impl Keep {
+    /// What `tree` has of packs.
+    pub(crate) fn add_tree(&mut self, tree: &Tree) -> Result<()> {
+        for node in tree.files(false) {
+            if let Location::Pack(pack, _) = node?.location()? {
+                self.packs.insert(unpack::directory(&pack));
+            }
+        }
+        Ok(())
+    }
+
+    /// What looks different at the path `prefix`.
+    pub(crate) fn add_prefix(&mut self, prefix: &Path) {
+        if let Some(prefix) = prefix.to_str() {
+            self.prefixes.insert(Digest::of(prefix.as_bytes()).to_string());
+        }
+    }
+}
+
+/// What was removed from the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Evicted {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Copies the content of `node` into `file`, and gives it its time and the mode 0444, or 0555 if it is executable. On the

@@ -5,7 +5,7 @@
 //! always: the content is synced, then renamed to its name, then the directory that holds the name is synced.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ impl DraftDirectory {
         fs::create_dir(&path).at("create", &path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .at("open", &path)?;
         Ok(Self {
             directory,
@@ -169,6 +169,14 @@ pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
 }
 
+/// Moves a file, and says whether it was there. Not durable until the directories are synced.
+pub(crate) fn move_file(from: &Path, to: &Path) -> Result<bool> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        result => result.at("move", from).map(|()| true),
+    }
+}
+
 /// Gives a file another name, in place of what is called so.
 pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
     fs::rename(path, by).at("put aside", path)
@@ -209,7 +217,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 }
 
 /// Lets the owner of a directory, and of those in it, list and change them.
-fn open_directories(path: &Path) -> std::io::Result<()> {
+fn open_directories(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -218,6 +226,20 @@ fn open_directories(path: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The entries of a directory, sorted; none where there is no directory.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("list", directory)?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .at("list", directory)?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn parent(path: &Path) -> &Path {

@@ -13,6 +13,7 @@ use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::ingest::Written;
 use crate::store::Store;
+use crate::trash;
 use crate::workspace::Workspace;
 
 /// The version of the record's fields. A reader refuses any other.
@@ -134,6 +135,9 @@ impl Environment {
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
         let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
         text.push(b'\n');
+        // A record in its place keeps all that it refers to in its place: nothing is moved between here and there.
+        let _shared = store.share()?;
+        self.secure(store)?;
         durable::write(workspace.path(), &store.path(&name(&self.signature)), &text)
     }
 
@@ -148,6 +152,19 @@ impl Environment {
             Some(_) if self.packages.is_empty() => Ok(true),
             Some(base) => load(store, &base)?.is_changed(store),
         }
+    }
+
+    /// Puts back what a collection has moved of what the record refers to. The layers are only for later builds: one that
+    /// is gone is brought again then.
+    fn secure(&self, store: &Store) -> Result<()> {
+        if let Some(base) = &self.base {
+            secure_record(store, base)?;
+        }
+        store.secure_tree(&self.tree, self.base.is_some())?;
+        for package in &self.packages {
+            let _ = store.has_layer(&package.sha256);
+        }
+        Ok(())
     }
 
     /// All its packages, those of its base first.
@@ -226,6 +243,23 @@ pub fn touch(store: &Store, signature: &Digest) {
     let _ = durable::touch(&store.path(&name(signature)));
 }
 
+/// Puts the record of an environment back into its place, with all that it refers to.
+fn secure_record(store: &Store, signature: &Digest) -> Result<()> {
+    let place = own_path(store, signature);
+    if path(store, signature).exists() {
+        return Ok(());
+    }
+    let name = format!("{signature}.json");
+    let missing = || store.missing("environment", signature.to_string());
+    let aside = trash::find(store.root(), "environments", &name).ok_or_else(missing)?;
+    let bytes = std::fs::read(&aside).at("read", &aside)?;
+    parse(store, signature, &bytes)?.secure(store)?;
+    match trash::restore(store.root(), "environments", &place) {
+        true => Ok(()),
+        false => Err(missing()),
+    }
+}
+
 /// The environment whose signature is `text` or starts with it.
 ///
 /// # Errors
@@ -268,16 +302,22 @@ pub fn find(store: &Store, text: &str) -> Result<Environment, FindError> {
 pub fn list(store: &Store) -> Result<Vec<Result<Environment>>> {
     Ok(signatures(store)?
         .iter()
-        .map(|signature| load(store, signature))
+        .filter_map(|signature| get(store, signature).transpose())
         .collect())
 }
 
-fn signatures(store: &Store) -> Result<Vec<Digest>> {
-    let paths = store.list_all("environments")?;
-    let mut signatures: Vec<Digest> = paths
-        .iter()
-        .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
-        .collect();
+/// Of the environments of this store, not of one below.
+pub(crate) fn own_signatures(store: &Store) -> Result<Vec<Digest>> {
+    Ok(named(&crate::store::list(&store.path("environments"))?))
+}
+
+fn named(paths: &[PathBuf]) -> Vec<Digest> {
+    let names = paths.iter().filter_map(|path| path.file_stem()?.to_str()?.parse().ok());
+    names.collect()
+}
+
+pub(crate) fn signatures(store: &Store) -> Result<Vec<Digest>> {
+    let mut signatures = named(&store.list_all("environments")?);
     // Both stores may have the same one.
     signatures.sort();
     signatures.dedup();
@@ -300,8 +340,13 @@ fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment>
     Ok(environment)
 }
 
-fn path(store: &Store, signature: &Digest) -> PathBuf {
+pub(crate) fn path(store: &Store, signature: &Digest) -> PathBuf {
     store.find(&name(signature))
+}
+
+/// Where the record is put.
+pub(crate) fn own_path(store: &Store, signature: &Digest) -> PathBuf {
+    store.path(&name(signature))
 }
 
 fn name(signature: &Digest) -> String {
@@ -318,7 +363,10 @@ mod tests {
         let workspace = Workspace::create(&store).unwrap();
         for signature in signatures {
             let signature = format!("{signature:0<64}").parse().unwrap();
-            let environment = Environment::new(signature, "linux-64".into(), Digest::of(b"tree"));
+            let tree = crate::tree::merge::Merge::new()
+                .write(&store, &workspace, None)
+                .unwrap();
+            let environment = Environment::new(signature, "linux-64".into(), tree.digest);
             environment.publish(&store, &workspace).unwrap();
         }
         (directory, store)

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::digest::{Digest, Sha256};
 use crate::durable;
 use crate::error::{Error, Result};
-
 use crate::path::EnvPath;
 use crate::placeholder::Placeholder;
-use crate::store::Store;
+use crate::store::{Location, Secured, Store};
+use crate::trash;
 use crate::wire::{Reader, Writer};
 use crate::workspace::Workspace;
 
@@ -83,14 +83,31 @@ impl Store {
     pub fn layer(&self, archive: &Sha256) -> Result<Option<Layer>> {
         let path = self.layer_path(archive);
         match fs::read(&path) {
-            Ok(bytes) => Layer::read(&path, &bytes).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Ok(bytes) => {
+                // A build that uses it may mount its files before any record refers to them: within the grace of a
+                // collection it stays, with its objects.
+                let _ = durable::touch(&self.path(&layer_name(archive)));
+                Layer::read(&path, &bytes).map(Some)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.restore_layer(archive),
             Err(source) => Err(Error::Io {
                 action: "read",
                 path,
                 source,
             }),
         }
+    }
+
+    /// The layer, if a collection has moved it aside and all its objects are still there: they come back first.
+    fn restore_layer(&self, archive: &Sha256) -> Result<Option<Layer>> {
+        let Some(aside) = trash::find(self.root(), "layers", &archive.to_string()) else {
+            return Ok(None);
+        };
+        let _shared = self.share()?;
+        let Ok(bytes) = fs::read(&aside) else { return Ok(None) };
+        let layer = Layer::read(&aside, &bytes)?;
+        let is_whole = layer.secure(self).is_ok();
+        Ok(Some(layer).filter(|_| is_whole && trash::restore(self.root(), "layers", &self.layer_path(archive))))
     }
 
     /// The layer called `name`, which something refers to.
@@ -104,7 +121,7 @@ impl Store {
     /// Whether the archive with this SHA-256 was ingested.
     #[must_use]
     pub fn has_layer(&self, archive: &Sha256) -> bool {
-        self.layer_path(archive).exists()
+        self.layer_path(archive).exists() || matches!(self.restore_layer(archive), Ok(Some(_)))
     }
 
     pub(crate) fn layer_path(&self, archive: &Sha256) -> PathBuf {
@@ -123,8 +140,25 @@ impl Layer {
     /// When the store cannot be written.
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<u64> {
         let bytes = self.to_bytes();
+        let _shared = store.share()?;
+        self.secure(store)?;
         durable::write(workspace.path(), &store.path(&layer_name(&self.archive)), &bytes)?;
         Ok(bytes.len() as u64)
+    }
+
+    /// The objects of its files, with their sizes.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.entries.iter().filter_map(|entry| match &entry.kind {
+            EntryKind::File(file) => Some((file.digest, file.size_bytes)),
+            EntryKind::Directory | EntryKind::Symlink(_) => None,
+        })
+    }
+
+    /// Makes sure that all its objects are in their places.
+    fn secure(&self, store: &Store) -> Result<()> {
+        let mut secured = Secured::default();
+        self.objects()
+            .try_for_each(|(digest, _)| store.secure_object(&digest, Location::Object, &mut secured))
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

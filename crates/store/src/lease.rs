@@ -5,12 +5,14 @@
 //! of which host it was taken, and that of another host counts until it is [`FOREIGN_LIFE`] old.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::environment;
 use crate::error::{Error, IoContext, Result};
 use crate::host::Host;
 use crate::lock::FileLock;
@@ -24,6 +26,8 @@ pub enum LeaseKind {
     Mount,
     /// A command runs in it.
     Run,
+    /// It is about to be mounted or run.
+    Claim,
 }
 
 /// What a lease says.
@@ -87,6 +91,10 @@ impl Lease {
             record.pid,
             &Digest::of(record.mount_point.as_os_str().as_encoded_bytes()).to_string()[..16]
         );
+        Self::take_as(store, &name, record)
+    }
+
+    fn take_as(store: &Store, name: &str, record: &LeaseRecord) -> Result<Self> {
         let path = store.path("leases").join(name);
         let lock = FileLock::transient(&path)?;
         lock.file().set_len(0).at("write", &path)?;
@@ -113,6 +121,40 @@ impl Lease {
         file.write_all_at(&text, 0).at("write", &self.path)?;
         file.set_len(text.len() as u64).at("write", &self.path)
     }
+}
+
+/// Takes the environment `signature` for something that is about to be mounted at `mount_point`, before anything else
+/// holds it: from here on it is not collected. Notes that it is used.
+///
+/// # Errors
+/// When it is not in the store. Of a store that may only be read nothing can be taken, and nothing is.
+pub fn claim(store: &Store, signature: &Digest, mount_point: &Path) -> Result<Option<Lease>> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let _shared = match store.share() {
+        Err(Error::Io { source, .. }) if is_read_only(&source) => return Ok(None),
+        shared => shared?,
+    };
+    environment::load(store, signature)?;
+    environment::touch(store, signature);
+    let record = LeaseRecord {
+        kind: LeaseKind::Claim,
+        signature: *signature,
+        mount_point: mount_point.to_owned(),
+        pid: std::process::id(),
+        uid: nix::unistd::getuid().as_raw(),
+        started_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
+        keeper_pid: None,
+    };
+    let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
+    match Lease::take_as(store, &name, &record) {
+        Err(Error::Io { source, .. }) if is_read_only(&source) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn is_read_only(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// The leases that processes of this host hold now. Sweeps those whose processes are gone.

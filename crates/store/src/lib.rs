@@ -22,13 +22,15 @@
 //! | [`cache`] | whole files for the kernel to read by itself: copies, never the truth |
 //! | [`signature`], [`environment`], [`lease`] | what an environment is called, what it holds, who uses it |
 //! | [`built`] | wheels that were built of sources |
-//! | `ledger`, [`name`], [`names`], [`roots`] | what people call environments, now and before, and what else is kept |
+//! | [`trace`] | what the first runs of a tree opened, for the next cold start |
+//! | `ledger`, [`name`], [`names`], [`links`], [`roots`] | what people call environments, where that is seen, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
 //! | `host` | which kernel this is, where several share a store |
 //! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`warm`] | which environments stay mounted though nobody uses them |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
+//! | [`gc`], `trash` | collection: what nothing keeps goes, and until nobody can rely on it may come back |
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod answers;
@@ -39,6 +41,7 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+pub mod gc;
 mod host;
 pub mod index;
 pub mod ingest;
@@ -46,6 +49,7 @@ pub mod layer;
 pub mod lease;
 mod ledger;
 pub mod linked;
+pub mod links;
 pub mod lock;
 pub mod name;
 pub mod names;
@@ -57,6 +61,8 @@ pub mod roots;
 mod shebang;
 pub mod signature;
 pub mod store;
+pub mod trace;
+mod trash;
 pub mod tree;
 mod usage;
 mod verify;

@@ -2,11 +2,13 @@
 //!
 //! | lock | shared | exclusive |
 //! | --- | --- | --- |
-//! | `lock` of the store | whoever reads or adds | whoever removes |
+//! | `lock` of the store | for moments: between a look at something and the reference that keeps it | for moments: whoever moves things to the trash |
+//! | `refs/.lock`, `roots/*/.lock` | | whoever changes a name, a pin or an owner |
 //! | `tmp/<name>.lock` | | whoever makes the thing called `<name>`; others wait, then find it made |
 //! | `tmp/work-*/lock` | | the process that writes drafts there; without it the directory is swept |
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -143,7 +145,14 @@ fn open(path: &Path) -> Result<File> {
         .open(path);
     match result {
         // A lock can be taken on a file that may only be read, as in a store of somebody else.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => File::open(path),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            File::open(path).map_err(|_| error)
+        }
         result => result,
     }
     .at("open", path)
@@ -163,7 +172,7 @@ fn still_named(file: &File, path: &Path) -> Result<bool> {
     let held = file.metadata().at("inspect", path)?;
     match std::fs::metadata(path) {
         Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(source) => Err(Error::Io {
             action: "inspect",
             path: path.to_owned(),

@@ -46,6 +46,13 @@ pub struct PackEntry {
     pub size_bytes: u32,
 }
 
+impl PackEntry {
+    /// What it takes in a pack: its bytes, what they are padded with, and its place in the index.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        u64::from(self.size_bytes).next_multiple_of(ALIGNMENT_BYTES) + ENTRY_BYTES as u64
+    }
+}
+
 /// A pack that is being written.
 pub(crate) struct PackWriter {
     draft: Draft,

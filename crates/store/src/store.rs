@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/
 //!   FORMAT            version and feature sets
-//!   lock              shared by who reads or adds, exclusive for who removes
+//!   lock              held for moments, see [`crate::lock`]
 //!   objects/ab/<hex>  whole files of 128 KiB and more, mode 0444, named by the BLAKE3 of their bytes
 //!   packs/<id>.pack   the small files of one ingest
 //!   layers/<sha256>   the files of one package archive
@@ -12,12 +12,15 @@
 //!   leases/           what running mounts, runs and builds hold
 //!   mnt/              an empty directory for private mounts
 //!   cache/            copies for the kernel, trusted only in the boot that made them
+//!   traces/           what the first runs of a tree opened
 //!   linked/           which directories hold linked environments
 //!   writable/         what was written into writable mounts
+//!   refs/ roots/      names, pins and owners: what is kept
+//!   trash/            what a collection removed and may still come back
 //!   tmp/              drafts; swept when their process is gone
 //! ```
 //!
-//! Everything but `tmp`, `leases`, `cache`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
+//! Everything but `tmp`, `leases`, `refs`, `roots`, `trash`, `cache`, `traces`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
 use std::collections::HashMap;
@@ -33,6 +36,9 @@ use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
 use crate::pack::{self, PackEntry};
+use crate::trash;
+
+pub(crate) use crate::durable::list;
 
 /// The version of the layout above. A store of another version is refused, so a new one needs a migration.
 pub const FORMAT_VERSION: u32 = 1;
@@ -64,6 +70,8 @@ struct PackCache {
     index: HashMap<Digest, (Digest, PackEntry)>,
     /// The packs that [`PackCache::index`] covers.
     indexed: std::collections::HashSet<PathBuf>,
+    /// Packs that are not there any more, so that hints at them cost nothing.
+    gone: std::collections::HashSet<Digest>,
 }
 
 /// The content of `FORMAT`.
@@ -191,7 +199,8 @@ impl Store {
         self.path("tmp")
     }
 
-    /// Holds the store so that nothing is removed while the lock lives.
+    /// Keeps collections from removing anything while the lock lives. It is to be held for moments only: between a look
+    /// at something and the reference that keeps it.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
@@ -205,6 +214,11 @@ impl Store {
             _own: FileLock::shared(&self.path("lock"))?,
             _lower: lower.map(Box::new),
         })
+    }
+
+    /// Waits until nobody holds [`Store::share`], for who removes things.
+    pub(crate) fn exclude(&self) -> Result<FileLock> {
+        FileLock::exclusive(&self.path("lock"))
     }
 
     /// Holds the making of the thing called `name`: who comes second waits, and then finds it made.
@@ -238,9 +252,7 @@ impl Store {
                 }
                 Ok(ObjectBytes::Whole(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.search_packs(digest, size_bytes, location)
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search(digest, size_bytes, location),
             Err(source) => Err(Error::Io {
                 action: "open",
                 path,
@@ -281,8 +293,30 @@ impl Store {
             return Ok(location);
         }
         self.refresh()?;
+        if let Some(location) = self.locate(digest)? {
+            return Ok(location);
+        }
+        self.recover(digest)?;
         self.locate(digest)?
             .ok_or_else(|| self.missing("object", digest.to_string()))
+    }
+
+    /// Puts the object back into its place, or the pack that holds it, if a collection has moved it.
+    fn recover(&self, digest: &Digest) -> Result<()> {
+        if trash::restore(self.root(), "objects", &self.object_path(digest)) {
+            return Ok(());
+        }
+        for aside in trash::all(self.root(), "packs") {
+            // It may be unlinked, or brought back by somebody else, at any moment.
+            let entries = pack::read_index(&aside).unwrap_or_default();
+            if entries.iter().any(|entry| entry.digest == *digest)
+                && let Some(name) = aside.file_name()
+            {
+                trash::restore(self.root(), "packs", &self.path("packs").join(name));
+            }
+        }
+        // Somebody else may have been faster.
+        self.reload()
     }
 
     /// Looks at the packs again, for those that other processes have added.
@@ -291,6 +325,15 @@ impl Store {
     /// When the packs cannot be listed.
     pub fn refresh(&self) -> Result<()> {
         self.index_packs(&mut self.packs())
+    }
+
+    /// Forgets all packs if one of those that are known was removed: who starts to write must not rely on it.
+    pub(crate) fn forget_removed_packs(&self) -> Result<()> {
+        if self.packs().indexed.is_empty() {
+            Ok(())
+        } else {
+            self.reload()
+        }
     }
 
     /// Where a whole object is, or would be.
@@ -410,22 +453,77 @@ impl Store {
         (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    fn search_packs(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
-        self.refresh()?;
-        let found = self.packs().index.get(digest).copied();
-        let Some((pack, entry)) = found else {
-            return match self.lower() {
-                Some(lower) => lower.open_object(digest, size_bytes, location),
-                None => Err(self.missing("object", digest.to_string())),
-            };
-        };
-        match self.read_packed(&pack, entry.offset_bytes, digest, size_bytes) {
-            Some(bytes) => Ok(ObjectBytes::Small(bytes)),
-            None => Err(Error::corrupt(
+    /// The object wherever it is: in a pack that was written since, removed and not yet unlinked, or in the store below.
+    fn search(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
+        if let Some(found) = self.find_packed(digest, size_bytes) {
+            return Ok(ObjectBytes::Small(found));
+        }
+        self.reload()?;
+        if let Some(found) = self.find_packed(digest, size_bytes) {
+            return Ok(ObjectBytes::Small(found));
+        }
+        self.recover(digest)?;
+        let path = self.object_path(digest);
+        if let Ok(file) = File::open(&path) {
+            return Ok(ObjectBytes::Whole(file));
+        }
+        let known = self.packs().index.get(digest).copied();
+        match (self.find_packed(digest, size_bytes), known, self.lower()) {
+            (Some(found), _, _) => Ok(ObjectBytes::Small(found)),
+            (None, None, Some(lower)) => lower.open_object(digest, size_bytes, location),
+            (None, Some((pack, _)), _) => Err(Error::corrupt(
                 &self.pack_path(&pack),
                 format!("object {digest} is not what its name says"),
             )),
+            (None, None, None) => Err(self.missing("object", digest.to_string())),
         }
+    }
+
+    fn find_packed(&self, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
+        let (pack, entry) = self.packs().index.get(digest).copied()?;
+        self.read_packed(&pack, entry.offset_bytes, digest, size_bytes)
+    }
+
+    /// Forgets what is known of packs that were removed, and looks at those that were added.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let mut packs = self.packs();
+        let is_current = packs.indexed.iter().all(|path| path.exists());
+        if !is_current {
+            packs.index.clear();
+            packs.indexed.clear();
+            // Whoever has one open reads on; a hint at it leads nowhere new.
+            packs.open.clear();
+        }
+        packs.gone.clear();
+        self.index_packs(&mut packs)
+    }
+
+    /// Makes sure that the object is in its place, from where a collection may have moved it.
+    ///
+    /// # Errors
+    /// When it is not in the store.
+    pub(crate) fn secure_object(&self, digest: &Digest, location: Location, secured: &mut Secured) -> Result<()> {
+        if let Location::Pack(pack, _) = location
+            && secured.has_pack(self, pack)
+        {
+            return Ok(());
+        }
+        let path = self.object_path(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let known = self.packs().index.get(digest).copied();
+        if known.is_some_and(|(pack, _)| secured.has_pack(self, pack)) {
+            return Ok(());
+        }
+        self.recover(digest)?;
+        if path.exists() || self.packs().index.contains_key(digest) {
+            return Ok(());
+        }
+        if let Some(lower) = self.lower() {
+            return lower.require(digest).map(drop);
+        }
+        Err(self.missing("object", digest.to_string()))
     }
 
     fn open_pack(&self, id: &Digest) -> Result<Arc<File>> {
@@ -433,8 +531,19 @@ impl Store {
         if let Some(file) = packs.open.get(id) {
             return Ok(Arc::clone(file));
         }
+        if packs.gone.contains(id) {
+            return Err(self.missing("pack", id.to_string()));
+        }
         let path = self.pack_path(id);
-        let file = Arc::new(File::open(&path).at("open", &path)?);
+        let file = match File::open(&path) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    packs.gone.insert(*id);
+                }
+                return Err(error).at("open", &path);
+            }
+        };
         packs.open.insert(*id, Arc::clone(&file));
         Ok(file)
     }
@@ -449,8 +558,14 @@ impl Store {
                 .and_then(|name| name.to_str())
                 .and_then(|name| name.parse().ok());
             if let Some(id) = id {
-                for entry in pack::read_index(&path)? {
-                    packs.index.insert(entry.digest, (id, entry));
+                match pack::read_index(&path) {
+                    Ok(entries) => {
+                        for entry in entries {
+                            packs.index.insert(entry.digest, (id, entry));
+                        }
+                    }
+                    Err(error) if error.is_gone() => continue, // since it was listed
+                    Err(error) => return Err(error),
                 }
             }
             packs.indexed.insert(path);
@@ -461,6 +576,20 @@ impl Store {
     fn packs(&self) -> std::sync::MutexGuard<'_, PackCache> {
         // The cache holds only what was read from immutable files, so it is right whoever panicked.
         self.0.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which packs are known to be in their place, so that each is looked for once.
+#[derive(Debug, Default)]
+pub(crate) struct Secured(HashMap<Digest, bool>);
+
+impl Secured {
+    /// Whether the pack is in its place, put back if a collection has moved it.
+    fn has_pack(&mut self, store: &Store, pack: Digest) -> bool {
+        *self.0.entry(pack).or_insert_with(|| {
+            let path = store.pack_path(&pack);
+            path.exists() || trash::restore(store.root(), "packs", &path)
+        })
     }
 }
 
@@ -482,20 +611,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Store").field(&self.0.root).finish()
     }
-}
-
-/// The entries of a directory, sorted; none where there is no directory.
-pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.at("list", directory)?,
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .at("list", directory)?;
-    paths.sort();
-    Ok(paths)
 }
 
 #[cfg(test)]

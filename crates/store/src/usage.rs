@@ -57,10 +57,13 @@ fn count(directory: &Path) -> Result<u64> {
 }
 
 /// Bytes on disk and inodes below `directory`, itself included.
-fn disk_usage(directory: &Path) -> Result<(u64, u64)> {
+pub(crate) fn disk_usage(directory: &Path) -> Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     let own = fs::symlink_metadata(directory).at("inspect", directory)?;
     let (mut bytes, mut inodes) = (own.blocks() * 512, 1);
+    if !own.is_dir() {
+        return Ok((bytes, inodes));
+    }
     for path in list(directory)? {
         let Ok(metadata) = fs::symlink_metadata(&path) else {
             continue; // gone since it was listed

@@ -19,22 +19,26 @@ impl Store {
     /// When a directory cannot be read.
     pub fn verify(&self, report: &mut dyn FnMut(&Error)) -> Result<u64> {
         let mut checked = 0;
-        let mut check = |result: Result<()>| {
-            checked += 1;
-            if let Err(error) = result {
-                report(&error);
+        let mut check = |path: &Path, result: Result<()>| {
+            match result {
+                // Collected since it was listed.
+                Err(_) if !path.exists() => return,
+                Err(error) => report(&error),
+                Ok(()) => {}
             }
+            checked += 1;
         };
         for shard in list(&self.path("objects"))? {
             for path in list(&shard)? {
-                check(verify_named(&path));
+                check(&path, verify_named(&path));
             }
         }
         for path in list(&self.path("packs"))? {
-            check(verify_pack(&path));
+            check(&path, verify_pack(&path));
         }
         for path in list(&self.path("layers"))? {
             check(
+                &path,
                 fs::read(&path)
                     .at("read", &path)
                     .and_then(|bytes| Layer::read(&path, &bytes))
@@ -42,10 +46,15 @@ impl Store {
             );
         }
         for path in list(&self.path("trees"))? {
-            check(verify_named(&path).and_then(|()| Tree::open(&path, |base| self.tree_path(base))?.verify()));
+            check(
+                &path,
+                verify_named(&path).and_then(|()| Tree::open(&path, |base| self.tree_path(base))?.verify()),
+            );
         }
-        for environment in crate::environment::list(self)? {
-            check(environment.and_then(|environment| self.verify_reachable(&self.tree(&environment.tree)?)));
+        for signature in crate::environment::signatures(self)? {
+            let verified = crate::environment::load(self, &signature)
+                .and_then(|environment| self.verify_reachable(&self.tree(&environment.tree)?));
+            check(&crate::environment::path(self, &signature), verified);
         }
         Ok(checked)
     }

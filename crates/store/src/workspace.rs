@@ -1,4 +1,7 @@
 //! A directory for the drafts of one process, swept by others once it is gone.
+//!
+//! It is also what a collection knows of those who write: while a workspace lives, nothing is unlinked that was in its
+//! place when the workspace was made, so that who finds something "already there" may rely on it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +29,9 @@ impl Workspace {
     pub fn create(store: &Store) -> Result<Self> {
         let tmp = store.path("tmp");
         sweep(&tmp)?;
+        // A collection either knows this workspace, or had moved things aside before anything was looked for.
+        let _shared = store.share()?;
+        store.forget_removed_packs()?;
         loop {
             let path = tempfile::Builder::new()
                 .prefix("work-")
@@ -55,6 +61,24 @@ impl Drop for Workspace {
         // What cannot be removed now is swept by the next.
         let _ = durable::remove_tree(&self.path);
     }
+}
+
+/// The names of the workspaces whose processes live, in `tmp`.
+pub(crate) fn living(tmp: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for path in crate::store::list(tmp)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("work-") && is_alive(&path) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Whether the process of a workspace lives. What cannot be told is taken to live.
+pub(crate) fn is_alive(path: &Path) -> bool {
+    let lock = path.join("lock");
+    path.is_dir() && (!lock.exists() || !matches!(FileLock::try_exclusive(&lock), Ok(Some(_))))
 }
 
 /// Removes what processes that are gone have left: workspaces, lock files that nobody holds or awaits, and drafts of the

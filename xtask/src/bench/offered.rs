@@ -47,6 +47,7 @@ impl<'a> Offered<'a> {
         timing::unmount_below(at)?;
         clear(at)?;
         fs::create_dir_all(at)?;
+        contender.claim(at)?;
         let mut commands = match how {
             How::Made => contender.offer(world, subject, at)?,
             How::Standing => contender.stand(world, subject, at)?,

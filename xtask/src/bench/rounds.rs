@@ -29,7 +29,11 @@ const QUICK_LONGEST: Duration = Duration::from_secs(95);
 const NEW_PATHS: usize = 5;
 
 /// How many identical environments are made to see what many cost.
-const MANY: [(usize, &str, &str); 2] = [(10, "bytes_10", "inodes_10"), (100, "bytes_100", "inodes_100")];
+const MANY: [(usize, &str, &str); 3] = [
+    (1, "bytes_1", "inodes_1"),
+    (10, "bytes_10", "inodes_10"),
+    (100, "bytes_100", "inodes_100"),
+];
 
 /// How many programs start at once.
 const AT_ONCE: usize = 4;
@@ -185,6 +189,15 @@ impl<'a> Session<'a> {
             self.replay("sequential", &many)?;
             (self.real, self.many) = (Some(real), Some(many));
         }
+        if matches!(group, Group::Create | Group::Many) && self.contender.is_cheap() && self.contender.has_files() {
+            // At a path as long as those that follow: what depends on its length is not theirs.
+            let name = if group == Group::Create {
+                new_path(0)
+            } else {
+                one_of_many(0, 0)
+            };
+            self.offer_at(&self.world.real, &name, How::Made)?.retire()?;
+        }
         Ok(())
     }
 
@@ -220,7 +233,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         if is_cheap && sampler.round < NEW_PATHS {
-            let name = format!("new-{}", sampler.round);
+            let name = new_path(sampler.round + 1);
             let (took, _) = self.create_at(&name, sampler.round == 0, sampler)?;
             sampler.time("new_path_ms", took);
         }
@@ -274,7 +287,7 @@ impl<'a> Session<'a> {
         } else {
             Some(self.growth(1)?)
         };
-        let counts = if self.quick { &MANY[..1] } else { &MANY[..] };
+        let counts = if self.quick { &MANY[..2] } else { &MANY[..] };
         for &(count, bytes_key, inodes_key) in counts {
             let cost = match one {
                 Some(one) => one.times(u64::try_from(count)?),
@@ -291,7 +304,7 @@ impl<'a> Session<'a> {
         let roots = self.disk_roots();
         let before = disk::used(&roots)?;
         let offered: Vec<Offered> = (0..count)
-            .map(|number| self.offer_at(&self.world.real, &format!("{count}-{number}"), How::Made))
+            .map(|number| self.offer_at(&self.world.real, &one_of_many(count, number), How::Made))
             .collect::<Result<_>>()?;
         let cost = disk::used(&roots)?.since(before);
         for one in offered {
@@ -351,6 +364,25 @@ impl<'a> Session<'a> {
         if sampler.entry.name == SPAWN {
             return real.retire().map(drop);
         }
+        if self.contender.forget_runs(self.world)? {
+            real.retire()?;
+            let first = cold(&self.world.real)?;
+            sampler.time("cold_untraced_replay_ms", self.replay("import", &first)?);
+            self.contender.await_recorded(self.world)?;
+            first.retire()?;
+            let again = cold(&self.world.real)?;
+            return self.cold_files(sampler, again, &cold);
+        }
+        self.cold_files(sampler, real, &cold)
+    }
+
+    /// Everything that is read cold; `real` was mounted just now.
+    fn cold_files(
+        &self,
+        sampler: &mut Sampler,
+        real: Offered<'a>,
+        cold: &impl Fn(&Subject) -> Result<Offered<'a>>,
+    ) -> Result<()> {
         sampler.time("cold_pass_ms", timing::run(&mut [pass(&real)])?);
         real.retire()?;
         let real = cold(&self.world.real)?;
@@ -441,6 +473,16 @@ fn reads(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let count = text.lines().find_map(|line| line.strip_prefix("syscr: "));
     Ok(count.with_context(|| format!("{path} has no syscr"))?.trim().parse()?)
+}
+
+/// A path where nothing was offered before; all are equally long.
+fn new_path(number: usize) -> String {
+    format!("new-{number:02}")
+}
+
+/// The same, of many at once.
+fn one_of_many(count: usize, number: usize) -> String {
+    format!("{count:03}-{number:02}")
 }
 
 fn pass(on: &Offered) -> std::process::Command {

@@ -11,11 +11,11 @@ use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
 use serde::Serialize;
 
-use crate::commands::mount;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::recipe::Recipe;
+use crate::serving;
 
 /// Build an environment into the store and print its signature
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
 
 pub(crate) fn prepare(store: &Store, environment: &Environment) -> Result<(), CliError> {
     let place = envfs_fuse::private_prefix(store, &environment.signature);
-    let service = mount::service(store, environment, &place, LeaseKind::Run)?;
+    let service = serving::service(store, environment, &place, LeaseKind::Run)?;
     Ok(backend::prepare(&service).map_err(BackendError::from)?)
 }
 

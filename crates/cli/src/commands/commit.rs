@@ -69,7 +69,6 @@ pub(crate) fn execute(context: &Context, args: &CommitArgs) -> Result<ExitCode, 
 
 /// The environment with the changes; the same one, if there are none.
 fn commit(context: &Context, store: &Store, opened: &Opened) -> Result<Environment, CliError> {
-    let _shared = store.share()?;
     let workspace = Workspace::create(store)?;
     let captured = opened.as_writable().capture(store, &workspace, LayerName::OfContent)?;
     let Some((layer, written)) = captured else {

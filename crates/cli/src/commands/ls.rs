@@ -1,9 +1,12 @@
 //! `envfs ls`: the environments of the store.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use envfs_store::environment::{self, Environment};
 use envfs_store::index::Metadata;
+use envfs_store::names::Names;
+use envfs_store::{Digest, Store};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -24,6 +27,7 @@ struct Row {
     added_bytes: u64,
     added_inodes: u64,
     created_unix_s: u64,
+    names: Vec<String>,
     /// What is known of its use; nothing where there is no index.
     #[serde(flatten)]
     metadata: Metadata,
@@ -31,6 +35,7 @@ struct Row {
 
 pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, CliError> {
     let store = context.store()?;
+    let mut names = names(context, &store)?;
     let known = metadata::open(context, &store).and_then(|index| index.all().ok());
     let mut known = known.unwrap_or_default();
     let mut rows = Vec::new();
@@ -38,7 +43,8 @@ pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, Cli
         match environment.and_then(|environment| {
             let packages = environment.all_packages(&store)?.len();
             let metadata = known.remove(&environment.signature).unwrap_or_default();
-            Ok(row(&environment, packages, metadata))
+            let names = names.remove(&environment.signature).unwrap_or_default();
+            Ok(row(&environment, packages, names, metadata))
         }) {
             Ok(row) => rows.push(row),
             // One damaged record must not hide the others.
@@ -61,6 +67,7 @@ pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, Cli
                 "AGE",
                 "USES",
                 "LAST USE",
+                "NAMES",
             ],
             &[2, 4, 5, 6, 7, 8],
             &cells,
@@ -69,7 +76,7 @@ pub(crate) fn execute(context: &Context, _args: &LsArgs) -> Result<ExitCode, Cli
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(environment: &Environment, packages: usize, metadata: Metadata) -> Row {
+fn row(environment: &Environment, packages: usize, names: Vec<String>, metadata: Metadata) -> Row {
     Row {
         signature: environment.signature.to_string(),
         subdir: environment.subdir.clone(),
@@ -79,8 +86,24 @@ fn row(environment: &Environment, packages: usize, metadata: Metadata) -> Row {
         added_bytes: environment.added.bytes,
         added_inodes: environment.added.inodes,
         created_unix_s: environment.created_unix_s,
+        names,
         metadata,
     }
+}
+
+/// The names of each environment that has one.
+fn names(context: &Context, store: &Store) -> Result<BTreeMap<Digest, Vec<String>>, CliError> {
+    let mut names: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+    for named in Names::of(store).list()? {
+        match named {
+            Ok(named) => names
+                .entry(named.current.signature)
+                .or_default()
+                .push(named.name.to_string()),
+            Err(error) => context.note(&format!("warning: {error}")),
+        }
+    }
+    Ok(names)
 }
 
 impl Row {
@@ -99,6 +122,7 @@ impl Row {
             self.metadata
                 .last_used_unix_s
                 .map_or_else(|| "-".to_owned(), output::age),
+            self.names.join(" "),
         ]
     }
 }

@@ -3,20 +3,17 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use envfs_fuse::backend::{self, Backend, Choice, UnknownBackend};
 use envfs_fuse::explain::{self, Purpose, Verdict};
 use envfs_fuse::mount::{self, MountOptions};
 use envfs_fuse::service::Service;
-use envfs_store::Store;
-use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
-use envfs_store::view::View;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::serving::service;
 use crate::with::WithArgs;
 use crate::{metadata, output, writable};
 
@@ -127,6 +124,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     let mount_point = mount::check_mount_point(path)?;
     let environment = args.with.environment(context, environment)?;
     let store = context.store()?;
+    context.claim(&store, &environment.signature, &mount_point)?;
     metadata::used(context, &store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
@@ -150,24 +148,6 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         tell(context, &service, backend)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What serves `environment` as it is seen at `mount_point`.
-pub(crate) fn service(
-    store: &Store,
-    environment: &Environment,
-    mount_point: &Path,
-    kind: LeaseKind,
-) -> Result<Service, CliError> {
-    let tree = Arc::new(store.tree(&environment.tree)?);
-    Ok(Service {
-        view: View::new(store, tree, mount_point)?,
-        store: store.clone(),
-        tree: environment.tree,
-        signature: environment.signature,
-        mount_point: mount_point.to_owned(),
-        kind,
-    })
 }
 
 fn tell(context: &Context, service: &Service, backend: Backend) -> Result<(), CliError> {

@@ -1,8 +1,10 @@
 //! `envfs name`: what people call environments.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use envfs_store::links::Links;
 use envfs_store::name::Name;
 use envfs_store::names::{Change, Named, Names};
 use serde::Serialize;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::naming::{self, ChangeArgs, ExpectedArgs};
-use crate::{output, resolve};
+use crate::{output, resolve, stable};
 
 /// Give names to environments, and see what they stand for
 #[derive(Debug, clap::Args)]
@@ -18,7 +20,8 @@ use crate::{output, resolve};
     envfs name set proj:qa 3fb1c2d4 -m 'numpy 2'    from now on <ENV> may be proj:qa\n  \
     envfs promote proj:qa proj:current              what was tried becomes what is used\n  \
     envfs rollback proj:current                     and goes back\n  \
-    envfs name history proj                         who, when, why; proj is proj:current\n\n\
+    envfs name history proj                         who, when, why; proj is proj:current\n  \
+    envfs name link proj /envs/current/proj         for cron jobs and kernels: always what proj stands for\n\n\
     Who reads a name sees it before or after a change; processes that run keep what they have. A name keeps its\n\
     environment, and the last ones before it, from `envfs gc`. Who may write to the directory `refs` of the store may change\n\
     names.")]
@@ -54,6 +57,22 @@ enum NameCommand {
         /// The name
         name: Name,
     },
+    /// Let a path follow a name: it always shows what the name stands for; what runs keeps what it has
+    Link {
+        /// The name
+        name: Name,
+        /// A path that does not exist, in a directory that does
+        path: PathBuf,
+    },
+    /// Take away a path that follows a name
+    Unlink {
+        /// The path
+        path: PathBuf,
+    },
+    /// List the paths of this machine that follow names
+    Links,
+    /// Mount again what the paths that follow names show, as after a start of the machine
+    Mount,
     /// Forget a name and its history; the environment stays until `envfs gc`
     Rm {
         /// The name
@@ -61,6 +80,14 @@ enum NameCommand {
         #[command(flatten)]
         expected: ExpectedArgs,
     },
+}
+
+#[derive(Serialize)]
+struct LinkRow {
+    name: Name,
+    path: PathBuf,
+    /// The first digits of the signature of what is seen there.
+    shown: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +112,13 @@ pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, Cl
         NameCommand::Ls { prefix } => list(context, prefix.as_deref().unwrap_or_default())?,
         NameCommand::Show { name } => show(context, Names::of(&context.store()?).load(name)?)?,
         NameCommand::History { name } => history(context, &Names::of(&context.store()?).load(name)?)?,
+        NameCommand::Link { name, path } => {
+            let path = stable::add(context, name, path)?;
+            context.note(&format!("{} follows {name}", path.display()));
+        }
+        NameCommand::Unlink { path } => stable::remove(context, path)?,
+        NameCommand::Links => links(context)?,
+        NameCommand::Mount => drop(stable::follow(context, None)?),
         NameCommand::Rm { name, expected } => {
             let store = context.store()?;
             let expected = expected.expected(&store)?;
@@ -132,6 +166,32 @@ fn history(context: &Context, named: &Named) -> Result<(), CliError> {
     }
     let cells: Vec<_> = named.changes().map(cells).collect();
     output::table(&["SIGNATURE", "NUMBER", "AGE", "BY", "MESSAGE"], &[1, 2], &cells)
+}
+
+fn links(context: &Context) -> Result<(), CliError> {
+    let links = Links::of(&context.store()?).on(&stable::machine()?)?;
+    let rows: Vec<_> = links
+        .into_iter()
+        .map(|link| LinkRow {
+            shown: stable::shown(&link),
+            name: link.name,
+            path: link.path,
+        })
+        .collect();
+    if context.json {
+        return context.print_json(&rows);
+    }
+    let cells: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            vec![
+                row.name.to_string(),
+                row.shown.unwrap_or_else(|| "-".to_owned()),
+                row.path.display().to_string(),
+            ]
+        })
+        .collect();
+    output::table(&["NAME", "SHOWS", "PATH"], &[], &cells)
 }
 
 impl From<Named> for Row {

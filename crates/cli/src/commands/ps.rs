@@ -93,6 +93,7 @@ impl Row {
         let kind = self.kind.map(|kind| match kind {
             LeaseKind::Mount => "mount",
             LeaseKind::Run => "run",
+            LeaseKind::Claim => "claim",
         });
         vec![
             self.signature.chars().take(16).collect(),

@@ -22,10 +22,11 @@ use envfs_store::warm::Until;
 use envfs_store::workspace::Workspace;
 
 use crate::activate;
-use crate::commands::mount::{BackendArgs, service};
+use crate::commands::mount::BackendArgs;
 use crate::commands::warm::start_tending;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::serving::service;
 use crate::surroundings::variable;
 use crate::with::WithArgs;
 use crate::{metadata, units, writable};
@@ -99,6 +100,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let store = context.store()?;
     metadata::used(context, &store, &environment);
     let runner = Runner {
+        context,
         store: &store,
         environment: &environment,
         command: &args.command,
@@ -139,6 +141,7 @@ fn conclude(error: RunError) -> Result<ExitCode, CliError> {
 }
 
 struct Runner<'a> {
+    context: &'a Context,
     store: &'a Store,
     environment: &'a Environment,
     command: &'a [OsString],
@@ -222,6 +225,7 @@ impl Runner<'_> {
 
     /// What serves the environment at `prefix`, and the command in it.
     fn prepare(&self, prefix: &Path) -> Result<(Service, Command), CliError> {
+        self.context.claim(self.store, &self.environment.signature, prefix)?;
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,

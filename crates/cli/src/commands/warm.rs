@@ -12,9 +12,9 @@ use envfs_store::warm::{self, Until, WarmRecord};
 use envfs_store::{Digest, Store};
 use serde::Serialize;
 
-use crate::commands::mount::service;
 use crate::context::Context;
 use crate::error::CliError;
+use crate::serving::service;
 use crate::{known, metadata, output};
 
 /// How often what is idle and what was used lately are looked at.

@@ -73,6 +73,11 @@ pub(super) fn write(tree: &Tree, describe: &impl Describe) -> envfs_store::Resul
     })
 }
 
+/// Which node an image has at the inode that `stat` calls `number`.
+pub(super) fn node_of(image: &[u8], number: u64) -> Option<NodeId> {
+    format::stat_number(image, number)?.checked_sub(1).map(NodeId)
+}
+
 /// Where everything goes.
 struct Plan {
     /// Level by level from the root.

@@ -6,6 +6,8 @@
 //! at each prefix come from a second, small image that is made in memory at each mount. For an ordinary user, who may not mount
 //! images, a server gives the names and overlayfs the content ([`crate::run`]).
 
+mod ahead;
+mod company;
 pub(crate) mod detached;
 mod erofs;
 
@@ -28,6 +30,7 @@ use crate::causes::with_causes;
 use crate::mountinfo;
 use crate::service::Service;
 
+pub(crate) use company::accompany;
 pub use detached::{Attributes, Refused};
 
 /// Part of the name of every image: another layout must have another name.

@@ -50,6 +50,7 @@ pub(crate) const CASES: &[&Case] = &[
     &recovery::GIVEN_UP,
     &prepared::STATUS,
     &prepared::AT_ONCE,
+    &prepared::RECORDED,
     &prepared::PREFIXES,
     &prepared::DAMAGED,
     &prepared::REFUSED,

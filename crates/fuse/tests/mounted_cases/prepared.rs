@@ -13,6 +13,7 @@ use envfs_fuse::mount::check_mount_point;
 use envfs_fuse::status::{self, State};
 use envfs_fuse::unmount;
 use envfs_store::lease::LeaseKind;
+use envfs_store::trace::Trace;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 
@@ -149,6 +150,44 @@ pub(crate) const PREFIXES: Case = Case {
                 .filter(|path| !patched(path))
                 .all(|path| fourth.contains(path))
         );
+    },
+};
+
+pub(crate) const RECORDED: Case = Case {
+    name: "what_the_first_runs_open_is_recorded_and_no_more",
+    needs: Needs::PublicMount,
+    by: KERNEL,
+    run: |sandbox| {
+        let runs = || Trace::load(&sandbox.store, &sandbox.tree_name).map_or(0, |trace| trace.runs);
+        let opens: [&[&str]; 3] = [
+            &["share/text", "lib/large"],
+            &["share/text", "many/0001"],
+            &["bin/where"],
+        ];
+        for (index, paths) in opens.iter().enumerate() {
+            let mount = sandbox.mount();
+            for path in *paths {
+                fs::read(mount.join(path)).unwrap();
+                fs::metadata(mount.join("bin/tool")).unwrap();
+            }
+            eventually("it is recorded", || runs() as usize == index + 1);
+            sandbox.unmount();
+        }
+        let trace = Trace::load(&sandbox.store, &sandbox.tree_name).unwrap();
+        let files = trace.files.iter().map(|file| {
+            let node = sandbox.tree.node(file.node).unwrap();
+            let path = sandbox.tree.path(node).unwrap();
+            (String::from_utf8(path).unwrap(), file.runs)
+        });
+        let files: Vec<_> = files.filter(|(path, _)| path.contains('/')).collect();
+        let expected = [("bin/where", 1), ("share/text", 2), ("many/0001", 1), ("lib/large", 1)];
+        assert_eq!(files, expected.map(|(path, runs)| (path.to_owned(), runs)));
+        // Of the fourth nothing is noted.
+        let mount = sandbox.mount();
+        fs::read(mount.join("many/0002")).unwrap();
+        sandbox.unmount();
+        assert_eq!(Trace::load(&sandbox.store, &sandbox.tree_name), Some(trace));
+        sandbox.assert_nothing_is_left();
     },
 };
 

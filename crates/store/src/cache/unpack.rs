@@ -82,7 +82,11 @@ fn copy_all(
     if rest.is_empty() {
         return Ok(written);
     }
-    let file = File::open(&path).at("open", &path)?;
+    let file = match File::open(&path) {
+        // Moved by a collection since: its objects are looked for one by one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(written),
+        file => file.at("open", &path)?,
+    };
     while let Some(first) = rest.first() {
         let start = first.offset_bytes;
         let end = |entry: &PackEntry| entry.offset_bytes.saturating_add(entry.size_bytes.into());

@@ -8,7 +8,10 @@ fn store_with(names: &[&str]) -> (tempfile::TempDir, Store, Vec<Environment>) {
     let store = Store::open(directory.path()).unwrap();
     let workspace = Workspace::create(&store).unwrap();
     let environments = names.iter().map(|name| {
-        let environment = Environment::new(Digest::of(name.as_bytes()), "linux-64".into(), Digest::of(b"tree"));
+        let tree = crate::tree::merge::Merge::new()
+            .write(&store, &workspace, None)
+            .unwrap();
+        let environment = Environment::new(Digest::of(name.as_bytes()), "linux-64".into(), tree.digest);
         environment.publish(&store, &workspace).unwrap();
         environment
     });

@@ -19,7 +19,8 @@ use zerocopy::little_endian::U32;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::placeholder::Placeholder;
-use crate::store::{Location, Store};
+use crate::store::{Location, Secured, Store};
+use crate::trash;
 use crate::wire::Reader;
 use format::{NONE, RawNode};
 use table::Table;
@@ -69,11 +70,30 @@ impl Store {
     /// # Errors
     /// When it or its base is missing or damaged.
     pub fn tree(&self, digest: &Digest) -> Result<Tree> {
-        let path = self.tree_path(digest);
+        let path = self.place_of_tree(digest);
         if !path.exists() {
             return Err(self.missing("tree", digest.to_string()));
         }
-        Tree::open(&path, |base| self.tree_path(base))
+        Tree::open(&path, |base| self.place_of_tree(base))
+    }
+
+    /// Where the tree is, put back if a collection has moved it.
+    fn place_of_tree(&self, digest: &Digest) -> PathBuf {
+        let path = self.tree_path(digest);
+        if !path.exists() {
+            trash::restore(self.root(), "trees", &path);
+        }
+        path
+    }
+
+    /// Makes sure that the tree, and the objects of all its own files, are in their places; those that it inherits too,
+    /// unless `base_is_secure`.
+    pub(crate) fn secure_tree(&self, digest: &Digest, base_is_secure: bool) -> Result<()> {
+        let tree = self.tree(digest)?;
+        let mut secured = Secured::default();
+        tree.files(base_is_secure).try_for_each(|node| {
+            node.and_then(|node| self.secure_object(&node.digest(), node.location()?, &mut secured))
+        })
     }
 
     pub(crate) fn tree_path(&self, digest: &Digest) -> PathBuf {
@@ -266,6 +286,15 @@ impl Tree {
         }
         names.reverse();
         Ok(names.join(&b'/'))
+    }
+
+    /// All files that a node stands for: the tree's own, and unless `own_only` those of its base, seen or not.
+    pub(crate) fn files(&self, own_only: bool) -> impl Iterator<Item = Result<Node<'_>>> {
+        let end = if own_only { self.own_count() } else { self.node_count() };
+        (0..end).filter_map(|id| match self.node(NodeId(id)) {
+            Ok(node) => (node.raw.kind == format::FILE).then_some(Ok(node)),
+            Err(error) => Some(Err(error)),
+        })
     }
 
     /// The names of the packages this tree's own files come from (not its base's).

@@ -71,6 +71,21 @@ pub(super) trait Contender {
         Ok(None)
     }
 
+    /// Forgets what it recorded of earlier runs of the real environment. Says whether it records them.
+    fn forget_runs(&self, _world: &World) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Waits until a run is recorded.
+    fn await_recorded(&self, _world: &World) -> Result<()> {
+        Ok(())
+    }
+
+    /// Sees to it that it may write to an empty directory.
+    fn claim(&self, _at: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs `true` in the real environment.
     fn run_true(&self, _world: &World) -> Option<Command> {
         None
@@ -95,6 +110,7 @@ pub(super) const EXT4: &str = "ext4";
 pub(super) const KERNEL: &str = "envfs (kernel)";
 pub(super) const FUSE: &str = "envfs (fuse)";
 pub(super) const LINK: &str = "envfs (link)";
+pub(super) const USER: &str = "envfs (fuse, user)";
 pub(super) const UV: &str = "uv";
 pub(super) const RATTLER_MOUNT: &str = "rattler mount";
 
@@ -114,7 +130,7 @@ const SERVING: &[Group] = &[
 const EVERYTHING: &[Group] = &Group::ALL;
 
 /// Everyone, in the order of the tables.
-pub(super) fn candidates() -> [Candidate; 14] {
+pub(super) fn candidates() -> [Candidate; 15] {
     let candidate = |name, about, set_up| Candidate { name, about, set_up };
     [
         candidate(
@@ -143,6 +159,12 @@ pub(super) fn candidates() -> [Candidate; 14] {
             FUSE,
             "The backend that an ordinary user's mounts have, here mounted by root.",
             product::fuse,
+        ),
+        candidate(
+            USER,
+            "What an ordinary user has: mounts by fusermount3 (with `allow_other`, because root measures), runs in namespaces; with a copy of \
+             the store that is the user's own.",
+            product::user,
         ),
         candidate(
             LINK,

@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::directories::{bind, unmount};
-use super::{Contender, EVERYTHING, FUSE, KERNEL, LINK};
+use super::{Contender, EVERYTHING, FUSE, KERNEL, LINK, USER};
 use crate::bench::disk;
 use crate::bench::rows::Group;
 use crate::bench::timing;
 use crate::bench::world::{BACKEND_OPTION, Subject, World, clear, has_backends};
+use crate::envfs::Envfs;
 use crate::sh;
 
 pub(super) fn kernel(world: &mut World) -> Result<Box<dyn Contender>> {
@@ -22,6 +24,46 @@ pub(super) fn fuse(world: &mut World) -> Result<Box<dyn Contender>> {
     Product::set_up(world, FUSE, "fuse")
 }
 
+/// The ordinary user: `nobody` of Debian.
+pub(super) fn user(world: &mut World) -> Result<Box<dyn Contender>> {
+    if !has_backends(&world.envfs, "run")? {
+        bail!("this envfs has one backend, and no choice of it");
+    }
+    let store = world.directory.join("user-store");
+    let stamp = store.join("lock");
+    let is_older = |modified: std::time::SystemTime| {
+        std::fs::metadata(world.directory.join("store/FORMAT"))
+            .and_then(|format| format.modified())
+            .is_ok_and(|format| modified < format)
+    };
+    let is_stale = std::fs::metadata(&stamp)
+        .and_then(|metadata| metadata.modified())
+        .map_or(true, is_older);
+    if is_stale {
+        clear(&store)?;
+        let unfinished = store.with_extension("part");
+        clear(&unfinished)?;
+        sh::run_quiet(sh::command("cp").arg("-a").arg(world.envfs.store()).arg(&unfinished))?;
+        sh::run_quiet(sh::command("chown").args(["-R", USER_AND_GROUP]).arg(&unfinished))?;
+        std::fs::rename(&unfinished, &store)?;
+        std::fs::File::create(&stamp)?;
+    }
+    clear(&store.join("cache"))?;
+    crate::system::open_fuse_device()?;
+    crate::system::allow_others()?;
+    let product = Product {
+        name: USER,
+        backend: Some("fuse"),
+        runs: true,
+        as_user: Some(world.envfs.on(store)),
+    };
+    product.mount_first(world)?;
+    Ok(Box::new(product))
+}
+
+const USER_AND_GROUP: &str = "65534:65534";
+const USER_ID: u32 = 65_534;
+
 pub(super) fn link(world: &mut World) -> Result<Box<dyn Contender>> {
     Product::set_up(world, LINK, LINKED)
 }
@@ -29,12 +71,18 @@ pub(super) fn link(world: &mut World) -> Result<Box<dyn Contender>> {
 /// The backend whose directory root can write to: a read-only bind mount hides that where files are measured.
 const LINKED: &str = "link";
 
+/// A run is recorded when nothing was opened for some seconds.
+const RECORD_LIMIT: Duration = Duration::from_secs(20);
+const RECORD_PAUSE: Duration = Duration::from_millis(100);
+
 struct Product {
     name: &'static str,
     /// None where the binary has one backend and no choice.
     backend: Option<&'static str>,
     /// Whether `envfs run` uses it.
     runs: bool,
+    /// For an ordinary user: on a store of its own.
+    as_user: Option<Envfs>,
 }
 
 impl Product {
@@ -51,6 +99,7 @@ impl Product {
             } else {
                 backend == "fuse"
             },
+            as_user: None,
         };
         product.mount_first(world)?;
         Ok(Box::new(product))
@@ -61,7 +110,8 @@ impl Product {
         let at = world.directory.join("first-mount");
         clear(&at)?;
         std::fs::create_dir_all(&at)?;
-        let store = [world.envfs.store().to_path_buf()];
+        self.claim(&at)?;
+        let store = self.disk_roots(world);
         let before = disk::used(&store)?;
         let took = timing::run(&mut self.offer(world, &world.real, &at)?)?;
         let cost = disk::used(&store)?.since(before);
@@ -70,8 +120,24 @@ impl Product {
         world.note_made_once(self.name, took, cost)
     }
 
+    /// One of the product's commands, by whom it is measured.
+    fn envfs(&self, world: &World, name: &str) -> Command {
+        let Some(envfs) = &self.as_user else {
+            return world.envfs.command([name]);
+        };
+        let plain = envfs.command([name]);
+        let mut command = sh::command("setpriv");
+        let id = USER_ID.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        for variable in ["PYTHONDONTWRITEBYTECODE", "ENVFS_STORE", "HOME", "XDG_RUNTIME_DIR"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
     fn command(&self, world: &World, name: &str) -> Command {
-        let mut command = world.envfs.command([name]);
+        let mut command = self.envfs(world, name);
         if let Some(backend) = self.backend {
             command.args([BACKEND_OPTION, backend]);
         }
@@ -86,12 +152,15 @@ impl Contender for Product {
 
     fn offer(&self, world: &World, subject: &Subject, at: &Path) -> Result<Vec<Command>> {
         let mut command = self.command(world, "mount");
+        if self.as_user.is_some() {
+            command.arg("--allow-other");
+        }
         command.arg(&subject.signature).arg(at);
         Ok(vec![command])
     }
 
     fn retire(&self, world: &World, at: &Path) -> Vec<Command> {
-        let mut command = world.envfs.command(["umount"]);
+        let mut command = self.envfs(world, "umount");
         command.arg(at);
         vec![command]
     }
@@ -118,11 +187,41 @@ impl Contender for Product {
     }
 
     fn disk_roots(&self, world: &World) -> Vec<PathBuf> {
-        vec![world.envfs.store().to_path_buf()]
+        let envfs = self.as_user.as_ref().unwrap_or(&world.envfs);
+        vec![envfs.store().to_path_buf()]
+    }
+
+    fn claim(&self, at: &Path) -> Result<()> {
+        if self.as_user.is_some() {
+            std::os::unix::fs::chown(at, Some(USER_ID), Some(USER_ID))?;
+        }
+        Ok(())
+    }
+
+    fn forget_runs(&self, world: &World) -> Result<bool> {
+        if self.backend != Some("kernel") {
+            return Ok(false);
+        }
+        sh::run_quiet(world.envfs.command(["trace", "reset"]).arg(&world.real.signature))?;
+        Ok(true)
+    }
+
+    fn await_recorded(&self, world: &World) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < RECORD_LIMIT {
+            let mut show = world.envfs.command(["trace", "show", "--json"]);
+            let shown: Value = serde_json::from_str(&sh::capture(show.arg(&world.real.signature))?)?;
+            if shown["runs"].as_u64().unwrap_or_default() > 0 {
+                return Ok(());
+            }
+            std::thread::sleep(RECORD_PAUSE);
+        }
+        bail!("no run was recorded in {} s", RECORD_LIMIT.as_secs())
     }
 
     fn server(&self, world: &World, at: &Path) -> Result<Option<u32>> {
-        let printed = sh::capture(&mut world.envfs.command(["ps", "--json"]))?;
+        let mut ps = self.envfs(world, "ps");
+        let printed = sh::capture(ps.arg("--json"))?;
         let mounts: Vec<Value> =
             serde_json::from_str(&printed).with_context(|| format!("`envfs ps` printed {printed}"))?;
         let mount = mounts

@@ -132,6 +132,13 @@ pub(super) fn chunk_index_bytes(count: usize) -> usize {
     count * CHUNK_INDEX_BYTES
 }
 
+/// What [`Inode::number`] was of the inode that the kernel, in 64 bits, calls `kernel_number`: it counts slots.
+pub(super) fn stat_number(image: &[u8], kernel_number: u64) -> Option<u32> {
+    let at = usize::try_from(kernel_number).ok()?.checked_mul(SLOT_BYTES)?;
+    let field = image.get(at.checked_add(20)?..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*field))
+}
+
 /// Counts the bytes of a directory's entries: whole blocks, each with its entries and then their names.
 #[derive(Default)]
 pub(super) struct EntrySizes {

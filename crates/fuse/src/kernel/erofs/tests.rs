@@ -114,6 +114,7 @@ fn an_image_holds_what_the_tree_does() {
         assert_eq!(reader.number(inode + 4, 2) & 0o7777, u64::from(attributes.mode));
         assert_eq!(reader.number(inode + 32, 8), attributes.mtime_s.cast_unsigned());
         assert_eq!(reader.number(inode + 44, 4), u64::from(attributes.links));
+        assert_eq!(node_of(&image, (inode / 32) as u64), Some(node.id()));
         match attributes.kind {
             NodeKind::Directory => {
                 for (name, child, kind) in reader.entries(inode) {

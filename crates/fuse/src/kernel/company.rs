@@ -1,0 +1,222 @@
+//! What goes along with the start of a program on a mount that the kernel serves: a process that notes what is opened, for
+//! the first runs of an environment, and reads ahead what earlier runs opened, where memory is cold. It ends by itself.
+//!
+//! Opens are seen by fanotify(7): the program is not stopped, and pays about a microsecond for each. Where that is not
+//! possible nothing is noted, and nothing fails.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use envfs_store::cache::Cache;
+use envfs_store::store::Location;
+use envfs_store::trace::{MAX_FILES, Opened, Trace};
+use envfs_store::tree::{NodeId, Tree};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use nix::sys::signal::SigSet;
+
+use super::ahead::{Ahead, Wanted};
+use super::{KernelError, erofs, prepare_names};
+use crate::causes::with_causes;
+use crate::keep;
+use crate::process;
+use crate::residency;
+use crate::service::Service;
+
+/// How long the first open is waited for.
+const FIRST_LIMIT: Duration = Duration::from_secs(60);
+
+/// A program that has opened nothing for so long has started.
+const IDLE_LIMIT: Duration = Duration::from_secs(3);
+
+/// It is not watched longer than this.
+const WHOLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do.
+/// To be called before the mount is attached, so that nothing is missed. Only before threads are started.
+pub(crate) fn accompany(service: &Service, overlay: &OwnedFd) {
+    match Company::of(service, overlay) {
+        Ok(None) => {}
+        Ok(Some(company)) => {
+            let spawned = process::spawn(&[overlay.as_fd()], || match company.run() {
+                Ok(()) => 0,
+                Err(_) => 1,
+            });
+            if let Err(error) = spawned {
+                tracing::info!("{}", with_causes(&error));
+            }
+        }
+        // A start without company is slower when it is cold, and nothing else.
+        Err(error) => tracing::info!("not accompanied: {}", with_causes(&error)),
+    }
+}
+
+struct Company<'a> {
+    service: &'a Service,
+    cache: Cache,
+    /// The image of the names.
+    image: Vec<u8>,
+    trace: Trace,
+    is_cold: bool,
+    opens: Fanotify,
+}
+
+impl<'a> Company<'a> {
+    /// None where there is nothing to do.
+    fn of(service: &'a Service, overlay: &OwnedFd) -> Result<Option<Self>, KernelError> {
+        let trace = Trace::load(&service.store, &service.tree).unwrap_or_default();
+        let prepared = prepare_names(service)?;
+        // The names are read by every start.
+        let is_cold = trace.runs > 0 && File::open(&prepared.image).is_ok_and(|image| residency::is_cold(&image));
+        if !is_cold && !trace.wants_more() {
+            return Ok(None);
+        }
+        let watch = || -> nix::Result<Fanotify> {
+            let flags = InitFlags::FAN_CLASS_NOTIF
+                | InitFlags::FAN_CLOEXEC
+                | InitFlags::FAN_NONBLOCK
+                | InitFlags::FAN_UNLIMITED_QUEUE;
+            let event_flags = EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC;
+            let opens = Fanotify::init(flags, event_flags)?;
+            let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+            opens.mark(mark, MaskFlags::FAN_OPEN, overlay, Some(Path::new(".")))?;
+            Ok(opens)
+        };
+        let opens = watch().map_err(|errno| super::Refused {
+            action: "see what is opened",
+            file_system: "fanotify",
+            source: errno.into(),
+        })?;
+        Ok(Some(Self {
+            service,
+            cache: prepared.cache,
+            image: Vec::new(),
+            trace,
+            is_cold,
+            opens,
+        }))
+    }
+
+    fn run(mut self) -> Result<(), KernelError> {
+        let _ = SigSet::empty().thread_set_mask();
+        let _ = keep::go_to_background(None);
+        let prepared = prepare_names(self.service)?;
+        self.image = std::fs::read(&prepared.image).unwrap_or_default();
+        let mut run = Run::default();
+        if self.is_cold {
+            let ahead = Ahead::new(&self.trace, self.wanted()?);
+            let places: HashMap<NodeId, usize> = self.trace.files.iter().map(|file| file.node).zip(0..).collect();
+            ahead.during(|| {
+                self.watch(&mut run, |node| {
+                    if let Some(&place) = places.get(&node) {
+                        ahead.reached(place);
+                    }
+                });
+            });
+        } else {
+            self.watch(&mut run, |_| {});
+        }
+        self.note(run)
+    }
+
+    /// The files of the trace, with their paths.
+    fn wanted(&self) -> Result<Vec<Wanted>, KernelError> {
+        let tree = self.tree();
+        let mut wanted = Vec::new();
+        for (place, file) in self.trace.files.iter().enumerate() {
+            // Of another tree, or damaged: it helps nobody, and harms nobody.
+            if let Ok(node) = tree.node(file.node)
+                && let Ok(Some(path)) = self.cache.content_file(node)
+            {
+                let pieces = file.pieces.clone();
+                wanted.push(Wanted { place, path, pieces });
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Notes what is opened until the program has started. Calls `opened` for each file once.
+    fn watch(&self, run: &mut Run, mut opened: impl FnMut(NodeId)) {
+        let start = Instant::now();
+        loop {
+            let limit = if run.files.is_empty() { FIRST_LIMIT } else { IDLE_LIMIT };
+            let mut ready = [PollFd::new(self.opens.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+            match nix::poll::poll(&mut ready, timeout) {
+                Err(Errno::EINTR) => continue,
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+            let Ok(events) = self.opens.read_events() else { return };
+            // Each holds the mount: they are let go before anything else is done.
+            let nodes: Vec<_> = events
+                .iter()
+                .filter_map(|event| nix::sys::stat::fstat(event.fd()?).ok())
+                .filter_map(|stat| erofs::node_of(&self.image, stat.st_ino))
+                .collect();
+            drop(events);
+            for node in nodes {
+                if run.seen.insert(node) {
+                    run.files.push((node, self.is_cold_object(node)));
+                    opened(node);
+                }
+            }
+            if run.files.len() >= MAX_FILES || start.elapsed() > WHOLE_LIMIT {
+                return;
+            }
+        }
+    }
+
+    /// Whether a node is a whole object that is hardly in memory, so that it can be told what of it is read.
+    fn is_cold_object(&self, node: NodeId) -> bool {
+        self.open_object(node).is_some_and(|file| residency::is_cold(&file))
+    }
+
+    fn open_object(&self, node: NodeId) -> Option<File> {
+        let node = self.tree().node(node).ok()?;
+        match node.location().ok()? {
+            Location::Object => File::open(self.service.store.object_path(&node.digest())).ok(),
+            Location::Pack(..) => None,
+        }
+    }
+
+    /// Adds the run to what is known, if it is one of the first.
+    fn note(&self, run: Run) -> Result<(), KernelError> {
+        let store = &self.service.store;
+        let _adding = store.reserve(&format!("trace-{}", self.service.tree))?;
+        let mut trace = Trace::load(store, &self.service.tree).unwrap_or_default();
+        if run.files.is_empty() || !trace.wants_more() {
+            return Ok(());
+        }
+        let opened: Vec<_> = run
+            .files
+            .into_iter()
+            .map(|(node, was_cold)| Opened {
+                node,
+                pieces: self
+                    .open_object(node)
+                    .filter(|_| was_cold)
+                    .map(|file| residency::cached_pieces(&file))
+                    .unwrap_or_default(),
+            })
+            .collect();
+        trace.add(&opened);
+        Ok(trace.save(store, &self.service.tree)?)
+    }
+
+    fn tree(&self) -> &Tree {
+        self.service.view.tree()
+    }
+}
+
+/// What was opened.
+#[derive(Default)]
+struct Run {
+    seen: HashSet<NodeId>,
+    /// With whether it was a large file that was not in memory.
+    files: Vec<(NodeId, bool)>,
+}

@@ -1,0 +1,345 @@
+//! Moving what is not alive to the trash, and unlinking it there.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Collected, Live, Machine, repack};
+use crate::cache::{Cache, Keep};
+use crate::digest::Digest;
+use crate::environment;
+use crate::error::Result;
+use crate::lease;
+use crate::pack;
+use crate::store::{Store, list};
+use crate::trash::{self, Generation};
+use crate::workspace::{self, Workspace};
+
+/// How much is moved while nobody else may begin to rely on anything: some milliseconds of work.
+const BATCH_FILES: usize = 256;
+
+/// A collection on its way.
+pub(super) struct Sweep<'a> {
+    store: &'a Store,
+    workspace: &'a Workspace,
+    /// What was written since is left alone.
+    young_since: SystemTime,
+    dry_run: bool,
+    /// In a dry run, the environments that would go and are still in their places. In another one they are gone, and what is
+    /// in its place again was built meanwhile.
+    doomed: HashSet<Digest>,
+    live: Live,
+    /// Where to; begun with the first thing that goes.
+    generation: Option<Generation>,
+    collected: Collected,
+}
+
+impl<'a> Sweep<'a> {
+    pub(super) fn new(store: &'a Store, workspace: &'a Workspace, young_since: SystemTime, dry_run: bool) -> Self {
+        Self {
+            store,
+            workspace,
+            young_since,
+            dry_run,
+            doomed: HashSet::new(),
+            live: Live::default(),
+            generation: None,
+            collected: Collected::default(),
+        }
+    }
+
+    /// Moves the records of `chosen`, those of them that `confirm` gives back while nobody can begin to use one.
+    pub(super) fn environments(
+        &mut self,
+        chosen: HashSet<Digest>,
+        confirm: impl FnOnce(HashSet<Digest>) -> Result<HashSet<Digest>>,
+    ) -> Result<()> {
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.store.exclude()?;
+        let confirmed = confirm(chosen)?;
+        if confirmed.is_empty() {
+            return Ok(());
+        }
+        if self.dry_run {
+            self.doomed.clone_from(&confirmed);
+        } else {
+            self.note_writers()?;
+        }
+        // What inherits goes before what it inherits from: each record that stays has its base.
+        let mut signatures: Vec<_> = confirmed.into_iter().collect();
+        let bases = |signature: &Digest| {
+            let environment = environment::get(self.store, signature).ok().flatten();
+            environment.and_then(|environment| environment.base)
+        };
+        signatures.sort_by_key(|signature| {
+            let mut depth = 0_u32;
+            let mut at = bases(signature);
+            while let Some(base) = at {
+                depth += 1;
+                at = bases(&base);
+            }
+            (std::cmp::Reverse(depth), *signature)
+        });
+        for signature in signatures {
+            self.take("environments", &environment::own_path(self.store, &signature))?;
+            self.collected.environments.push(signature);
+        }
+        self.sync(&["environments"])
+    }
+
+    /// Finds out what is alive.
+    pub(super) fn mark(&mut self) -> Result<()> {
+        self.live.mark_environments(self.store, &self.doomed)?;
+        self.live.mark_layers_of_the_living(self.store)
+    }
+
+    /// Moves layers and trees that no environment holds.
+    pub(super) fn layers_and_trees(&mut self) -> Result<()> {
+        let layers = list(&self.store.path("layers"))?;
+        self.collected.layers = self.batches("layers", layers, |live, path| {
+            name_of(path).is_some_and(|name| !live.has_layer(&name))
+        })?;
+        let trees = list(&self.store.path("trees"))?;
+        self.collected.trees = self.batches("trees", trees, |live, path| {
+            name_of(path).is_some_and(|name| !live.has_tree(&name))
+        })?;
+        self.sync(&["layers", "trees"])
+    }
+
+    /// Moves objects that nothing holds, and packs in which there is nothing else; packs in which there is little else are
+    /// written anew first.
+    pub(super) fn packs_and_objects(&mut self) -> Result<()> {
+        self.mark_layers_that_stay()?;
+        for shard in list(&self.store.path("objects"))? {
+            self.collected.objects += self.batches("objects", list(&shard)?, |live, path| {
+                name_of(path).is_some_and(|name| !live.has_object(&name))
+            })?;
+        }
+        let packs = list(&self.store.path("packs"))?;
+        let is_dead = |live: &Live, path: &Path| {
+            pack::read_index(path).is_ok_and(|entries| entries.iter().all(|entry| !live.has_object(&entry.digest)))
+        };
+        self.collected.packs = self.batches("packs", packs, is_dead)?;
+        self.rewrite_packs()
+    }
+
+    fn rewrite_packs(&mut self) -> Result<()> {
+        let packs = list(&self.store.path("packs"))?.into_iter();
+        let old: Vec<PathBuf> = packs.filter(|path| self.is_old(path)).collect();
+        let mut elsewhere = HashSet::new();
+        let sparse = repack::sparse(&old, &self.live, &mut elsewhere)?;
+        if sparse.is_empty() {
+            return Ok(());
+        }
+        if self.dry_run {
+            self.collected.rewritten_packs = sparse.len() as u64;
+            self.collected.freed_bytes += sparse.iter().map(repack::Sparse::dead_bytes).sum::<u64>();
+            return Ok(());
+        }
+        let rewritten = repack::rewrite(self.store, self.workspace, &sparse)?;
+        self.collected.freed_bytes = self.collected.freed_bytes.saturating_sub(rewritten.bytes);
+        let paths = sparse.into_iter().map(|pack| pack.path).collect();
+        let is_kept = |digest: &Digest| rewritten.objects.contains(digest) || elsewhere.contains(digest);
+        self.collected.rewritten_packs = self.batches("packs", paths, |live, path| {
+            // What came to life while the pack was written anew is only in the old one.
+            pack::read_index(path).is_ok_and(|entries| {
+                entries
+                    .iter()
+                    .all(|entry| !live.has_object(&entry.digest) || is_kept(&entry.digest))
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Removes copies from the cache that nothing needs: of packs that no tree names, and of files at places where nothing is
+    /// mounted.
+    pub(super) fn cache(&mut self, machine: &dyn Machine) -> Result<()> {
+        let Some(boot) = machine.boot() else { return Ok(()) };
+        let Some(cache) = Cache::existing(self.store, &boot) else {
+            return Ok(());
+        };
+        let uses = machine.uses()?;
+        // Whoever begins to mount is known by its claim.
+        let _alone = self.store.exclude()?;
+        self.live.mark_environments(self.store, &self.doomed)?;
+        let mut keep = Keep::default();
+        for signature in self.live.environments() {
+            keep.add_prefix(&machine.usual_place(signature));
+            if let Some(environment) = environment::get(self.store, signature)? {
+                keep.add_tree(&self.store.tree(&environment.tree)?)?;
+            }
+        }
+        uses.iter().for_each(|used| keep.add_prefix(&used.mount_point));
+        for lease in lease::list(self.store)? {
+            keep.is_linking |= lease.kind == lease::LeaseKind::Claim;
+            keep.add_prefix(&lease.mount_point);
+        }
+        // What is put aside is removed with the workspace.
+        let evicted = cache.evict(&keep, self.workspace, self.dry_run)?;
+        self.collected.cached += evicted.files;
+        self.collected.freed_bytes += evicted.bytes;
+        Ok(())
+    }
+
+    /// Unlinks what is in the trash, and on which nobody can rely any more.
+    pub(super) fn unlink(&mut self) -> Result<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        for generation in Generation::all(self.store.root())? {
+            let living = self.living_writers()?;
+            if generation.waits().iter().any(|name| living.contains(name)) {
+                for kind in trash::KINDS {
+                    self.collected.waiting_bytes += generation
+                        .contents(kind)?
+                        .iter()
+                        .map(|path| disk_bytes(path))
+                        .sum::<u64>();
+                }
+                continue;
+            }
+            let alone = self.store.exclude()?;
+            self.put_back_the_living(&generation)?;
+            generation.seal()?;
+            drop(alone);
+        }
+        trash::unlink_sealed(self.store.root())
+    }
+
+    pub(super) fn finish(self) -> Collected {
+        self.collected
+    }
+
+    /// What is alive is not in the trash. Should it be, whatever the reason, it is not unlinked.
+    fn put_back_the_living(&mut self, generation: &Generation) -> Result<()> {
+        self.live.mark_environments(self.store, &self.doomed)?;
+        let root = self.store.root();
+        for aside in generation.contents("objects")? {
+            if let Some(name) = name_of::<Digest>(&aside)
+                && self.live.has_object(&name)
+                && !self.store.object_path(&name).exists()
+            {
+                trash::restore(root, "objects", &self.store.object_path(&name));
+            }
+        }
+        self.store.reload()?;
+        for aside in generation.contents("packs")? {
+            let entries = pack::read_index(&aside).unwrap_or_default();
+            let is_missed = |digest: &Digest| {
+                self.live.has_object(digest) && self.store.locate(digest).is_ok_and(|found| found.is_none())
+            };
+            if entries.iter().any(|entry| is_missed(&entry.digest))
+                && let Some(name) = aside.file_name()
+            {
+                trash::restore(root, "packs", &self.store.path("packs").join(name));
+            }
+        }
+        for aside in generation.contents("trees")? {
+            if let Some(name) = name_of::<Digest>(&aside)
+                && self.live.has_tree(&name)
+            {
+                trash::restore(root, "trees", &self.store.tree_path(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves those of `paths` that are dead and not young, and says how many. `is_dead` is asked again when nobody else can
+    /// begin to rely on them.
+    fn batches(&mut self, kind: &str, paths: Vec<PathBuf>, is_dead: impl Fn(&Live, &Path) -> bool) -> Result<u64> {
+        let dead: Vec<PathBuf> = paths
+            .into_iter()
+            .filter(|path| self.is_old(path) && is_dead(&self.live, path))
+            .collect();
+        let mut moved = 0;
+        for batch in dead.chunks(BATCH_FILES) {
+            let _alone = self.store.exclude()?;
+            self.begin_batch()?;
+            if matches!(kind, "packs" | "objects") {
+                self.mark_layers_that_stay()?;
+            }
+            for path in batch {
+                if self.is_old(path) && is_dead(&self.live, path) {
+                    self.take(kind, path)?;
+                    moved += 1;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    fn take(&mut self, kind: &str, path: &Path) -> Result<()> {
+        self.collected.freed_bytes += disk_bytes(path);
+        if self.dry_run {
+            return Ok(());
+        }
+        match &self.generation {
+            Some(generation) => generation.take(kind, path),
+            None => Ok(()), // begun with the batch
+        }
+    }
+
+    /// While nobody can begin to rely on anything: marks what was published since the last time, and notes who was writing.
+    fn begin_batch(&mut self) -> Result<()> {
+        self.live.mark_environments(self.store, &self.doomed)?;
+        if self.dry_run { Ok(()) } else { self.note_writers() }
+    }
+
+    /// What is moved from here on waits for all who write now.
+    fn note_writers(&mut self) -> Result<()> {
+        let living = self.living_writers()?;
+        let generation = match &mut self.generation {
+            Some(generation) => generation,
+            None => self.generation.insert(Generation::create(self.store.root())?),
+        };
+        generation.wait_for(&living)
+    }
+
+    /// Layers that are in their places now keep their objects, in use or not; in a dry run, those that would stay.
+    fn mark_layers_that_stay(&mut self) -> Result<()> {
+        let (dry_run, young_since) = (self.dry_run, self.young_since);
+        self.live
+            .mark_layers(self.store, |path| !dry_run || !is_older(path, young_since))
+    }
+
+    fn living_writers(&self) -> Result<Vec<String>> {
+        let own = self
+            .workspace
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let mut living = workspace::living(&self.store.path("tmp"))?;
+        living.retain(|name| *name != own);
+        Ok(living)
+    }
+
+    fn sync(&self, kinds: &[&str]) -> Result<()> {
+        match &self.generation {
+            Some(generation) => generation.sync(self.store.root(), kinds),
+            None => Ok(()),
+        }
+    }
+
+    fn is_old(&self, path: &Path) -> bool {
+        is_older(path, self.young_since)
+    }
+}
+
+/// Whether the file is there and was written before `since`.
+fn is_older(path: &Path, since: SystemTime) -> bool {
+    let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified <= since)
+}
+
+fn name_of<T: std::str::FromStr>(path: &Path) -> Option<T> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn disk_bytes(path: &Path) -> u64 {
+    path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512)
+}

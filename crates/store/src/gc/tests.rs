@@ -1,0 +1,607 @@
+//! Collections of small stores, alone and beside others who write and read.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::*;
+use crate::digest::Sha256;
+use crate::environment::{Package, PackageKind};
+use crate::error::Error;
+use crate::ingest::Ingest;
+use crate::layer::{Entry, EntryKind, FileEntry, Layer};
+use crate::lease;
+use crate::names::{Author, Names};
+use crate::path::EnvPath;
+use crate::roots::{Owner, Pin, Roots};
+use crate::store::list;
+use crate::tree::merge::{Leaf, Merge};
+use crate::view::View;
+
+/// A machine on which nothing is mounted but what leases say.
+struct Nowhere<'a>(&'a Store);
+
+impl Machine for Nowhere<'_> {
+    fn uses(&self) -> Result<Vec<Use>> {
+        let leases = lease::list(self.0)?.into_iter();
+        Ok(leases
+            .map(|lease| Use {
+                signature_digits: lease.signature.to_string(),
+                mount_point: lease.mount_point,
+            })
+            .collect())
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        Some(Boot {
+            id: "boot".into(),
+            machine: "here".into(),
+        })
+    }
+
+    fn usual_place(&self, signature: &Digest) -> PathBuf {
+        Path::new("/envs").join(&signature.to_string()[..16])
+    }
+}
+
+const NOW: Options = Options {
+    keep_last: 1,
+    grace: Duration::ZERO,
+    max_age: None,
+    max_bytes: None,
+    dry_run: false,
+};
+
+fn gc(store: &Store) -> Collected {
+    collect(store, &NOW, &Nowhere(store)).unwrap()
+}
+
+/// A package: small files and a large one, some of them the same in packages whose numbers are alike.
+fn files_of(package: u32) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = (0..20)
+        .map(|file| {
+            let shared = if file < 5 { package / 2 } else { package + 1000 };
+            (
+                format!("lib/p{package}/f{file}"),
+                format!("{shared} {file} ").repeat(40).into_bytes(),
+            )
+        })
+        .collect();
+    files.push((
+        format!("lib/p{package}/large"),
+        format!("{:08}", package / 2).repeat(20_000).into_bytes(),
+    ));
+    files
+}
+
+/// Brings a package as a build does it: what is there is used.
+fn bring(store: &Store, workspace: &Workspace, package: u32) -> Result<Layer> {
+    let archive = Sha256::from_bytes(*Digest::of(&package.to_le_bytes()).as_bytes());
+    let _making = store.reserve(&format!("layer-{archive}"))?;
+    if let Some(layer) = store.layer(&archive)? {
+        return Ok(layer);
+    }
+    let mut ingest = Ingest::new(store, workspace)?;
+    let mut entries = Vec::new();
+    for (path, bytes) in files_of(package) {
+        let stored = ingest.add_bytes(&bytes)?;
+        entries.push(Entry {
+            path: EnvPath::parse(path.as_bytes()).unwrap(),
+            mtime_s: 1_700_000_000,
+            kind: EntryKind::File(FileEntry {
+                digest: stored.digest,
+                sha256: None,
+                size_bytes: stored.size_bytes,
+                executable: false,
+                placeholder: None,
+            }),
+        });
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    ingest.publish()?;
+    let layer = Layer {
+        archive,
+        info: BTreeMap::new(),
+        patched_mtime_s: 0,
+        entries,
+    };
+    layer.publish(store, workspace)?;
+    Ok(layer)
+}
+
+fn signature_of(packages: &[u32]) -> Digest {
+    Digest::of(format!("{packages:?}").as_bytes())
+}
+
+/// Builds an environment of packages, which inherits from another that is there.
+fn build(store: &Store, packages: &[u32], base: Option<&Environment>) -> Result<Environment> {
+    let signature = signature_of(packages);
+    if let Some(found) = environment::get(store, &signature)? {
+        return Ok(found);
+    }
+    let workspace = Workspace::create(store)?;
+    let layers = packages
+        .iter()
+        .map(|package| bring(store, &workspace, *package))
+        .collect::<Result<Vec<_>>>()?;
+    let base_tree = base.map(|base| store.tree(&base.tree)).transpose()?;
+    let mut merge = match &base_tree {
+        Some(tree) => Merge::from_tree(tree)?,
+        None => Merge::new(),
+    };
+    let mut record = Environment::new(signature, "linux-64".into(), Digest::of(b""));
+    for (package, layer) in packages.iter().zip(&layers) {
+        let owner = merge.package(&format!("p{package}-1-0"));
+        for entry in &layer.entries {
+            if let EntryKind::File(file) = &entry.kind {
+                let leaf = Leaf::File {
+                    digest: file.digest,
+                    size_bytes: file.size_bytes,
+                    mtime_s: entry.mtime_s,
+                    executable: false,
+                    placeholder: None,
+                };
+                merge.add(Some(owner), &entry.path, leaf);
+            }
+        }
+        record.packages.push(Package {
+            kind: PackageKind::Conda,
+            name: format!("p{package}"),
+            version: "1".into(),
+            build: "0".into(),
+            subdir: "linux-64".into(),
+            url: "file:///p".into(),
+            sha256: layer.archive,
+            size_bytes: 1,
+        });
+    }
+    let pair = base.zip(base_tree.as_ref()).map(|(base, tree)| (base.tree, tree));
+    record.tree = merge.write(store, &workspace, pair)?.digest;
+    record.base = base.map(|base| base.signature);
+    record.publish(store, &workspace)?;
+    Ok(record)
+}
+
+/// Reads every file of an environment, and says how many there were.
+fn read_all(store: &Store, environment: &Environment) -> Result<usize> {
+    let tree = Arc::new(store.tree(&environment.tree)?);
+    let view = View::new(store, tree, Path::new("/envs/x"))
+        .map_err(|error| Error::corrupt(Path::new("x"), error.to_string()))?;
+    let mut count = 0;
+    for node in view.tree().files(false) {
+        view.read(node?)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn own(store: &Store, owner: &str, signature: &Digest) {
+    let owner: Owner = owner.parse().unwrap();
+    Roots::of(store).add(&owner, &[*signature], 1).unwrap();
+}
+
+fn disown(store: &Store, owner: &str) {
+    Roots::of(store).drop_needs(&owner.parse().unwrap(), None).unwrap();
+}
+
+/// The content of the store, by its paths.
+fn contents(store: &Store) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut pending: Vec<_> = ["objects", "packs", "layers", "trees", "environments", "trash", "tmp"]
+        .map(|name| store.path(name))
+        .into();
+    while let Some(directory) = pending.pop() {
+        for path in list(&directory).unwrap() {
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                found.insert(path.strip_prefix(store.root()).unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+fn assert_sound(store: &Store) {
+    let mut damaged = Vec::new();
+    store.verify(&mut |error| damaged.push(error.to_string())).unwrap();
+    assert_eq!(damaged, Vec::<String>::new());
+}
+
+/// What a store holds in which only these environments were ever built, apart from packs, whose files differ.
+fn assert_holds_only(store: &Store, environments: &[(&[u32], Option<&[u32]>)]) {
+    let directory = tempfile::tempdir().unwrap();
+    let fresh = Store::open(directory.path()).unwrap();
+    for (packages, base) in environments {
+        let base = base.map(|base| build(&fresh, base, None).unwrap());
+        build(&fresh, packages, base.as_ref()).unwrap();
+    }
+    let unpacked = |store: &Store| -> BTreeSet<PathBuf> {
+        let files = contents(store).into_iter();
+        // Where objects are in packs enters thin and flat trees alike.
+        files
+            .filter(|path| !path.starts_with("packs") && !path.starts_with("trees"))
+            .collect()
+    };
+    assert_eq!(unpacked(store), unpacked(&fresh));
+    assert_eq!(
+        list(&store.path("trees")).unwrap().len(),
+        list(&fresh.path("trees")).unwrap().len()
+    );
+    let packed = |store: &Store| -> BTreeSet<Digest> {
+        let packs = list(&store.path("packs")).unwrap().into_iter();
+        packs
+            .flat_map(|path| crate::pack::read_index(&path).unwrap())
+            .map(|entry| entry.digest)
+            .collect()
+    };
+    let missing: Vec<_> = packed(&fresh).difference(&packed(store)).copied().collect();
+    assert_eq!(missing, []);
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    (directory, store)
+}
+
+#[test]
+fn what_nothing_keeps_goes_and_what_something_keeps_stays() {
+    let (_directory, store) = store();
+    let named = build(&store, &[1, 2], None).unwrap();
+    let before = build(&store, &[3], None).unwrap();
+    let pinned = build(&store, &[4], None).unwrap();
+    let heir = build(&store, &[6], Some(&build(&store, &[5], None).unwrap())).unwrap();
+    let claimed = build(&store, &[7], None).unwrap();
+    build(&store, &[8, 9], None).unwrap();
+    let names = Names::of(&store);
+    let name = "proj".parse().unwrap();
+    names.set(&name, &before.signature, &Author::default(), None).unwrap();
+    names.set(&name, &named.signature, &Author::default(), None).unwrap();
+    let pin = Pin {
+        until_unix_s: Some(unix_s(SystemTime::now()) + 1000),
+        reason: None,
+        by: "x".into(),
+        at_unix_s: 1,
+    };
+    Roots::of(&store).pin(&pinned.signature, pin.clone()).unwrap();
+    own(&store, "w:1", &heir.signature);
+    let claim = lease::claim(&store, &claimed.signature, Path::new("/x")).unwrap();
+
+    let options = Options { keep_last: 2, ..NOW };
+    let collected = collect(&store, &options, &Nowhere(&store)).unwrap();
+    assert_eq!(collected.environments, [signature_of(&[8, 9])]);
+    assert_eq!((collected.layers, collected.packs, collected.waiting_bytes), (2, 2, 0));
+    assert_sound(&store);
+    let rest: [(&[u32], Option<&[u32]>); 5] = [
+        (&[1, 2], None),
+        (&[3], None),
+        (&[4], None),
+        (&[6], Some(&[5])),
+        (&[7], None),
+    ];
+    assert_holds_only(&store, &rest);
+
+    drop(claim);
+    disown(&store, "w:1");
+    Roots::of(&store).unpin(&pinned.signature, |_| true).unwrap();
+    let expired = Pin {
+        until_unix_s: Some(1),
+        ..pin
+    };
+    Roots::of(&store).pin(&pinned.signature, expired).unwrap();
+    assert_eq!(gc(&store).environments.len(), 5);
+    assert_holds_only(&store, &[(&[1, 2], None)]);
+    assert_eq!(read_all(&store, &named).unwrap(), 42);
+    names.remove(&name, None).unwrap();
+    gc(&store);
+    assert_eq!(contents(&store), BTreeSet::new());
+}
+
+#[test]
+fn a_dry_run_says_what_a_run_does_and_does_nothing() {
+    let (_directory, store) = store();
+    own(&store, "w", &build(&store, &[1, 2], None).unwrap().signature);
+    build(&store, &[3, 5, 7], None).unwrap();
+    let before = contents(&store);
+    let options = Options { dry_run: true, ..NOW };
+    let told = collect(&store, &options, &Nowhere(&store)).unwrap();
+    assert_eq!(contents(&store), before);
+    let done = gc(&store);
+    assert_eq!(done.environments, told.environments);
+    assert_eq!(
+        (done.layers, done.trees, done.packs, done.objects),
+        (told.layers, told.trees, told.packs, told.objects)
+    );
+    assert!(done.objects >= 2 && done.freed_bytes > 300_000, "{done:?}");
+}
+
+#[test]
+fn who_found_something_there_gets_it_back() {
+    let (_directory, store) = store();
+    build(&store, &[2], None).unwrap();
+    // A build that has looked at what is there, in another process.
+    let writer = Store::open(store.root()).unwrap();
+    let workspace = Workspace::create(&writer).unwrap();
+    let layer = bring(&writer, &workspace, 2).unwrap();
+    let neighbour = {
+        // It shares files with the other package, and so does not write them.
+        let mut ingest = Ingest::new(&writer, &workspace).unwrap();
+        let stored: Vec<_> = files_of(3)
+            .iter()
+            .map(|(_, bytes)| ingest.add_bytes(bytes).unwrap())
+            .collect();
+        (ingest, stored)
+    };
+    let collected = gc(&store);
+    assert_eq!(collected.environments.len(), 1);
+    assert!(collected.waiting_bytes > 0);
+    assert!(!store.layer_path(&layer.archive).exists());
+    // Nothing is unlinked while it lives, however often somebody collects.
+    assert!(gc(&store).waiting_bytes > 0);
+    neighbour.0.publish().unwrap();
+    let mut entries = layer.entries.clone();
+    for (entry, stored) in entries.iter_mut().zip(&neighbour.1) {
+        if let EntryKind::File(file) = &mut entry.kind {
+            (file.digest, file.size_bytes) = (stored.digest, stored.size_bytes);
+        }
+    }
+    let other = Layer {
+        archive: Sha256::from_bytes([9; 32]),
+        entries,
+        ..layer.clone()
+    };
+    other.publish(&writer, &workspace).unwrap();
+    drop(workspace);
+    assert_sound(&store);
+    // The layer is in its place, and so is all that it refers to; then it goes, because no environment came of it.
+    for (digest, _) in other.objects() {
+        assert!(Store::open(store.root()).unwrap().locate(&digest).unwrap().is_some());
+    }
+    let again = build(&writer, &[2], None).unwrap();
+    own(&store, "w", &again.signature);
+    gc(&store);
+    assert_eq!(read_all(&store, &again).unwrap(), 21);
+    assert_holds_only(&store, &[(&[2], None)]);
+}
+
+#[test]
+fn a_base_that_went_while_its_heir_was_built_comes_back() {
+    let (_directory, store) = store();
+    let base = build(&store, &[1], None).unwrap();
+    let workspace = Workspace::create(&store).unwrap();
+    assert_eq!(gc(&store).environments, [base.signature]);
+    let mut heir = Environment::new(Digest::of(b"heir"), "linux-64".into(), base.tree);
+    heir.base = Some(base.signature);
+    heir.publish(&store, &workspace).unwrap();
+    drop(workspace);
+    assert_sound(&store);
+    assert_eq!(read_all(&store, &base).unwrap(), 21);
+    own(&store, "w", &heir.signature);
+    gc(&store);
+    assert_eq!(read_all(&store, &heir).unwrap(), 21);
+}
+
+#[test]
+fn packs_with_little_alive_are_written_anew_and_read_through_old_hints() {
+    let (_directory, store) = store();
+    let many = build(&store, &[10], None).unwrap();
+    // 11 shares five small files with 10, which lie in the pack of 10.
+    let few = build(&store, &[11], None).unwrap();
+    own(&store, "w", &few.signature);
+    let reader = Store::open(store.root()).unwrap();
+    read_all(&reader, &many).unwrap();
+    let collected = gc(&store);
+    assert_eq!(
+        (collected.environments.len(), collected.rewritten_packs),
+        (1, 1),
+        "{collected:?}"
+    );
+    assert_sound(&store);
+    // Who has the old pack open, who knows nothing yet, and who writes.
+    assert_eq!(read_all(&reader, &few).unwrap(), 21);
+    assert_eq!(read_all(&Store::open(store.root()).unwrap(), &few).unwrap(), 21);
+    let again = build(&reader, &[10], None).unwrap();
+    assert_eq!(read_all(&Store::open(store.root()).unwrap(), &again).unwrap(), 21);
+    assert_sound(&store);
+    gc(&store);
+    assert_holds_only(&store, &[(&[11], None)]);
+    assert_eq!(
+        gc(&store),
+        Collected::default(),
+        "the second time there is nothing to do"
+    );
+}
+
+#[test]
+fn the_least_recently_used_goes_until_the_rest_fits() {
+    let (_directory, store) = store();
+    let now = SystemTime::now();
+    let environments: Vec<_> = [20, 30, 40, 50]
+        .into_iter()
+        .enumerate()
+        .map(|(index, package)| {
+            let environment = build(&store, &[package], None).unwrap();
+            let record = std::fs::File::open(environment::path(&store, &environment.signature)).unwrap();
+            let days = u64::try_from(index).unwrap() + 1;
+            record.set_modified(now - Duration::from_secs(days * 86400)).unwrap();
+            environment.signature
+        })
+        .collect();
+    own(&store, "w", &environments[3]);
+    let all = shares::shares(&store).unwrap();
+    assert_eq!(all.environments.len(), 4);
+    assert!(all.environments.iter().all(|share| share.shared_bytes == 0));
+    let options = Options {
+        max_bytes: Some(all.total_bytes / 2),
+        ..NOW
+    };
+    let collected = collect(&store, &options, &Nowhere(&store)).unwrap();
+    let mut expected = vec![environments[1], environments[2]];
+    expected.sort();
+    let mut gone = collected.environments;
+    gone.sort();
+    assert_eq!(gone, expected);
+    let options = Options {
+        max_age: Some(Duration::from_secs(2 * 86400)),
+        ..NOW
+    };
+    assert_eq!(collect(&store, &options, &Nowhere(&store)).unwrap().environments, []);
+    let options = Options {
+        grace: Duration::from_secs(2 * 86400),
+        ..NOW
+    };
+    assert_eq!(collect(&store, &options, &Nowhere(&store)).unwrap().environments, []);
+    assert_eq!(gc(&store).environments, [environments[0]]);
+}
+
+#[test]
+fn nothing_is_collected_when_nobody_knows_what_is_kept() {
+    let (_directory, store) = store();
+    build(&store, &[1], None).unwrap();
+    std::fs::create_dir_all(store.path("refs")).unwrap();
+    std::fs::write(store.path("refs/proj:x"), "{").unwrap();
+    let before = contents(&store);
+    let error = collect(&store, &NOW, &Nowhere(&store)).unwrap_err();
+    assert!(error.to_string().contains("refs/proj:x"), "{error}");
+    assert_eq!(contents(&store), before);
+}
+
+/// How long the load lasts where nothing else is said, in rounds of each writer; and the variable that gives seconds.
+const ROUNDS: u64 = 30;
+const SECONDS_VARIABLE: &str = "ENVFS_TEST_GC_SECONDS";
+
+#[test]
+fn collections_beside_builds_and_reads() {
+    const WRITERS: u64 = 3;
+    const READERS: u64 = 2;
+    let (_directory, store) = store();
+    let seconds: Option<u64> = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let started = Instant::now();
+    let is_over = |rounds: u64| match seconds {
+        Some(seconds) => started.elapsed() > Duration::from_secs(seconds),
+        None => rounds >= ROUNDS,
+    };
+    let (writing, built, read, collections) = (
+        AtomicU64::new(WRITERS),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+    );
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (writing, built) = (&writing, &built);
+            let root = store.root();
+            scope.spawn(move || {
+                let _writing = Writing(writing);
+                let mut random = 0x9e37_79b9_7f4a_7c15 ^ (writer + 1);
+                let mut rounds = 0;
+                while !is_over(rounds) {
+                    // As if it were another process.
+                    let store = Store::open(root).unwrap();
+                    let first = next(&mut random, 8);
+                    let packages = [first, first + 1, 20 + next(&mut random, 6)];
+                    let base =
+                        (next(&mut random, 2) == 0).then(|| build(&store, &[40 + next(&mut random, 2)], None).unwrap());
+                    // As `build --base` does: what it inherits from is claimed.
+                    let claim = base
+                        .as_ref()
+                        .map(|base| lease::claim(&store, &base.signature, Path::new("/x")));
+                    let base = base.filter(|_| matches!(claim, Some(Ok(_))));
+                    let environment = build(&store, &packages, base.as_ref()).unwrap();
+                    let owner = format!("w:{writer}");
+                    if next(&mut random, 3) == 0 {
+                        disown(&store, &owner);
+                    }
+                    // It may be gone again already, but not in between.
+                    let kept = Roots::of(&store).add(&owner.parse().unwrap(), &[environment.signature], 1);
+                    if kept.is_ok() {
+                        assert_eq!(read_all(&store, &environment).unwrap() % 21, 0);
+                    }
+                    built.fetch_add(1, Ordering::Relaxed);
+                    rounds += 1;
+                }
+            });
+        }
+        for reader in 0..READERS {
+            let (writing, read) = (&writing, &read);
+            let root = store.root();
+            scope.spawn(move || {
+                let mut random = 77 + reader;
+                let store = Store::open(root).unwrap();
+                while writing.load(Ordering::Relaxed) > 0 {
+                    let signatures = environment::own_signatures(&store).unwrap();
+                    let Some(signature) = signatures.get(next(&mut random, 100) as usize % signatures.len().max(1))
+                    else {
+                        continue;
+                    };
+                    // What is claimed stays; what is gone before cannot be claimed.
+                    let Ok(claim) = lease::claim(&store, signature, Path::new("/x")) else {
+                        continue;
+                    };
+                    let environment = environment::load(&store, signature).unwrap();
+                    assert_eq!(read_all(&store, &environment).unwrap() % 21, 0);
+                    drop(claim);
+                    read.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let store = Store::open(store.root()).unwrap();
+            while writing.load(Ordering::Relaxed) > 0 {
+                gc(&store);
+                collections.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    });
+    println!(
+        "{} builds, {} reads, {} collections in {:?}",
+        built.into_inner(),
+        read.into_inner(),
+        collections.into_inner(),
+        started.elapsed()
+    );
+    gc(&store);
+    assert_sound(&store);
+    let kept: BTreeSet<Digest> = Roots::of(&store)
+        .owners()
+        .unwrap()
+        .into_iter()
+        .flat_map(|owned| owned.environments.into_keys())
+        .collect();
+    let environments = load_all(&store).unwrap();
+    for signature in &kept {
+        assert!(environments.contains_key(signature));
+    }
+    for environment in environments.values() {
+        assert_eq!(read_all(&store, environment).unwrap() % 21, 0);
+        let is_base = environments
+            .values()
+            .any(|other| other.base == Some(environment.signature));
+        assert!(kept.contains(&environment.signature) || is_base);
+    }
+    for writer in 0..WRITERS {
+        disown(&store, &format!("w:{writer}"));
+    }
+    gc(&store);
+    assert_eq!(contents(&store), BTreeSet::new(), "something leaked");
+}
+
+/// Counts a writer out, also if it fails: the others wait for that.
+struct Writing<'a>(&'a AtomicU64);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A number below `end`, by xorshift.
+fn next(state: &mut u64, end: u64) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    u32::try_from((*state >> 32) % end).unwrap()
+}
