@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
+use envfs_store::Store;
 use envfs_store::environment::{self, Environment};
 use envfs_store::name::Name;
 use envfs_store::names::{NameError, Names};
@@ -21,7 +22,8 @@ pub(crate) enum Reference {
 /// What an environment in the store is called.
 pub(crate) enum Handle {
     Signature(String),
-    Name(Name),
+    /// The name, and how it was written.
+    Name(Name, String),
 }
 
 /// What is looked for in a directory, the most exact first.
@@ -60,7 +62,7 @@ impl Reference {
             return Ok(Self::Built(Handle::Signature(text.to_owned())));
         }
         match text.parse() {
-            Ok(name) => Ok(Self::Built(Handle::Name(name))),
+            Ok(name) => Ok(Self::Built(Handle::Name(name, text.to_owned()))),
             Err(_) if looks_like_a_file(text) => Err(no_file(text)),
             Err(error) => Err(CliError::from(error).help(KINDS)),
         }
@@ -73,19 +75,25 @@ impl Handle {
         let store = context.store()?;
         match self {
             Self::Signature(text) => Ok(environment::find(&store, text)?),
-            Self::Name(name) => {
-                let own = Names::of(&store);
-                // A user's own name hides that of the system.
-                let named = match (own.get(name)?, store.lower()) {
-                    (None, Some(lower)) => Names::of(lower).load(name)?,
-                    (None, None) => return Err(NameError::Unknown(name.clone()).into()),
-                    (Some(named), _) => named,
-                };
-                let signature = named.current.signature;
-                environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
-            }
+            Self::Name(name, text) => named(&store, name).map_err(|error| match error {
+                // Whoever wrote a path is not told of names first.
+                NameError::Unknown(_) if looks_like_a_file(text) => no_file(text).because(error.to_string()),
+                _ => error.into(),
+            }),
         }
     }
+}
+
+fn named(store: &Store, name: &Name) -> Result<Environment, NameError> {
+    let own = Names::of(store);
+    // A user's own name hides that of the system.
+    let named = match (own.get(name)?, store.lower()) {
+        (None, Some(lower)) => Names::of(lower).load(name)?,
+        (None, None) => return Err(NameError::Unknown(name.clone())),
+        (Some(named), _) => named,
+    };
+    let signature = named.current.signature;
+    environment::get(store, &signature)?.ok_or(NameError::NotBuilt(signature))
 }
 
 const KINDS: &str = "an environment is a signature, a name, a lock file, a spec file or a directory with one of these; `envfs ls` lists \
@@ -120,11 +128,7 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     let environment = match Reference::parse(text)? {
-        Reference::Built(handle) => handle.environment(context).map_err(|error| match handle {
-            // Whoever wrote a path is not told of names first.
-            Handle::Name(_) if looks_like_a_file(text) => no_file(text).because(error.message()),
-            _ => error,
-        })?,
+        Reference::Built(handle) => handle.environment(context)?,
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             ensure_in_child(context, &["--".to_owned(), text.to_owned()])?
         }
