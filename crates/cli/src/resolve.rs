@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
-use envfs_store::Store;
 use envfs_store::environment::{self, Environment};
 use envfs_store::name::Name;
 use envfs_store::names::{NameError, Names};
+use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -127,14 +127,16 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
 ///
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
-    let environment = match Reference::parse(text)? {
-        Reference::Built(handle) => handle.environment(context)?,
-        Reference::LockFile(_) | Reference::SpecFile(_) => {
-            ensure_in_child(context, &["--".to_owned(), text.to_owned()])?
+    match Reference::parse(text)? {
+        Reference::Built(handle) => {
+            let environment = handle.environment(context)?;
+            context.claim(&context.store()?, &environment.signature, Path::new(NOWHERE))?;
+            Ok(environment)
         }
-    };
-    context.claim(&context.store()?, &environment.signature, Path::new("/"))?;
-    Ok(environment)
+        Reference::LockFile(_) | Reference::SpecFile(_) => {
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
+        }
+    }
 }
 
 /// What a lock holds for a platform.
@@ -148,8 +150,42 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
+/// What is claimed and seen nowhere yet.
+const NOWHERE: &str = "/";
+
+/// How often an environment is made again that was collected before it could be claimed.
+const MAX_TRIES: u32 = 5;
+
+/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork
+/// afterwards. Nobody collects it until this command ends.
 pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
+    for _ in 1..MAX_TRIES {
+        let signature = run_ensure(context, arguments)?;
+        if let Some(environment) = claimed(context, &signature)? {
+            return Ok(environment);
+        }
+    }
+    let signature = run_ensure(context, arguments)?;
+    Err(CliError::new(format!(
+        "the environment {signature} is collected as often as it is made"
+    ))
+    .help("collect with a longer `--grace`"))
+}
+
+/// The environment called `signature`, which from here on is not collected; none if it was.
+pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<Environment>, CliError> {
+    let store = context.store()?;
+    match (
+        context.claim(&store, signature, Path::new(NOWHERE)),
+        environment::get(&store, signature)?,
+    ) {
+        (Ok(()), found) => Ok(found),
+        (Err(_), None) => Ok(None),
+        (Err(error), Some(_)) => Err(error),
+    }
+}
+
+fn run_ensure(context: &Context, arguments: &[String]) -> Result<Digest, CliError> {
     let program = std::env::current_exe()?;
     let mut command = Command::new(program);
     command.arg("--store").arg(context.store_path()?);
@@ -174,5 +210,8 @@ pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result
         return Err(CliError::silent(code.unwrap_or(1)));
     }
     let signature = String::from_utf8_lossy(&output.stdout);
-    Ok(environment::find(&context.store()?, signature.trim())?)
+    signature
+        .trim()
+        .parse()
+        .map_err(|_| CliError::new(format!("`envfs ensure` printed {signature:?} and no signature")))
 }
