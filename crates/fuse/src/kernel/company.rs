@@ -62,9 +62,12 @@ impl Companion {
 }
 
 /// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do,
-/// until the mount is gone. To be called before the mount is attached, so that nothing is missed. Only before threads are started.
-pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) {
-    accompany(service, overlay, End::Unmounted, &[]);
+/// until the mount is gone. To be called before the mount is attached, so that nothing is missed; what is returned is to be dropped
+/// when it is. Only before threads are started.
+pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) -> Option<io::PipeWriter> {
+    let (attached, attaching) = io::pipe().ok()?;
+    accompany(service, overlay, End::Unmounted(attached), &[attaching.as_fd()])?;
+    Some(attaching)
 }
 
 /// The same for a run, until it is dismissed or this process ends.
@@ -87,8 +90,8 @@ fn accompany(service: &Service, overlay: &OwnedFd, end: End, let_go: &[BorrowedF
 
 /// What ends the process, beside the end of the start.
 enum End {
-    /// The mount is not there any more.
-    Unmounted,
+    /// The mount is not there any more, once the other end of this pipe is closed.
+    Unmounted(io::PipeReader),
     /// The other end of this pipe is closed.
     Dismissed(io::PipeReader),
 }
@@ -145,9 +148,8 @@ impl<'a> Company<'a> {
         let _ = SigSet::empty().thread_set_mask();
         let _ = keep::go_to_background(None);
         let mut kept = vec![self.opens.as_fd()];
-        if let End::Dismissed(end) = &self.end {
-            kept.push(end.as_fd());
-        }
+        let (End::Dismissed(end) | End::Unmounted(end)) = &self.end;
+        kept.push(end.as_fd());
         let _ = process::close_all_but(&kept);
         let prepared = prepare_names(self.service)?;
         self.image = std::fs::read(&prepared.image).unwrap_or_default();
@@ -190,15 +192,15 @@ impl<'a> Company<'a> {
         let attached = Attached::mount(self.service);
         // proc_pid_mounts(5): a change of the mounts is an event of priority.
         let mounts = File::open("/proc/self/mountinfo").ok();
-        let mut was_there = false;
+        let mut is_attached = false;
         loop {
             let limit = if run.files.is_empty() { FIRST_LIMIT } else { IDLE_LIMIT };
             let mut ready = vec![PollFd::new(self.opens.as_fd(), PollFlags::POLLIN)];
             ready.extend(match &self.end {
-                End::Dismissed(end) => Some(PollFd::new(end.as_fd(), PollFlags::POLLIN)),
-                End::Unmounted => mounts
+                End::Unmounted(_) if is_attached => mounts
                     .as_ref()
                     .map(|file| PollFd::new(file.as_fd(), PollFlags::POLLPRI)),
+                End::Dismissed(end) | End::Unmounted(end) => Some(PollFd::new(end.as_fd(), PollFlags::POLLIN)),
             });
             let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
             match nix::poll::poll(&mut ready, timeout) {
@@ -207,13 +209,8 @@ impl<'a> Company<'a> {
                 _ => return,
             }
             let is_called = ready.get(1).is_some_and(|end| end.any().unwrap_or(false));
-            let is_over = is_called
-                && match &self.end {
-                    End::Dismissed(_) => true,
-                    // It is attached only after this process was started.
-                    End::Unmounted => was_there && attached.is_gone(),
-                };
-            was_there |= is_called && !attached.is_gone();
+            is_attached |= is_called;
+            let is_over = is_called && (matches!(self.end, End::Dismissed(_)) || attached.is_gone());
             let Ok(events) = self.opens.read_events() else {
                 if is_over || start.elapsed() > WHOLE_LIMIT {
                     return;
