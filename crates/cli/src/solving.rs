@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage,
-    LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, Requirements, Selection,
-    SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError, build_host, resolve_wheels,
-    solve,
+    BuildError, BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents,
+    LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, RequirementError,
+    Requirements, Selection, SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError,
+    build_host, resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
@@ -264,7 +264,7 @@ impl SpecArgs {
             },
         };
         if self.no_build {
-            SourceError::refuse(&found.sources).map_err(envfs_solver::BuildError::from)?;
+            SourceError::refuse(&found.sources).map_err(BuildError::from)?;
         }
         Ok(found)
     }
@@ -297,8 +297,11 @@ impl SpecArgs {
             bar.finish_and_clear();
             found
         };
-        let error = match resolve(Builds::No) {
-            Err(error) if error.is_for_want_of_builds() && !self.no_build => error,
+        if self.no_build {
+            return Ok(resolve(Builds::No)?);
+        }
+        let error = match resolve(Builds::NotYet) {
+            Err(error) if error.is_for_want_of_builds() => error,
             found => return Ok(found?),
         };
         // What a package needs depends on the version of Python, and not on who built that.
@@ -322,16 +325,26 @@ impl SpecArgs {
         let bar = Bar::new(asking.context.quiet || asking.context.json);
         let host = build_host(&store, network, &host, &bar).await;
         drop(bar);
-        let host = match (host, error) {
-            (Ok(host), _) => host,
-            // What was wrong before sources were thought of says more.
-            (Err(host), error @ WheelsError::Failed { .. }) => {
-                let reason = format!("and sources cannot be asked what they need, for want of a Python: {host}");
-                return Err(CliError::from(error).because(reason));
-            }
-            (Err(host), _) => return Err(host.into()),
-        };
+        let host = host.map_err(|host| for_want_of_a_python(error, host))?;
         Ok(resolve(Builds::In(&RunSandbox::new(asking.context)?, &host))?)
+    }
+}
+
+/// Why sources cannot be asked what they need: that takes a Python, and bringing one failed.
+fn for_want_of_a_python(error: WheelsError, host: BuildError) -> CliError {
+    let host = CliError::from(host);
+    match error {
+        // What was wrong before sources were thought of says more.
+        WheelsError::Failed { .. } => CliError::from(error).because_of(
+            "a source could do instead of a wheel, but only a Python can ask it what it needs, and none can be brought",
+            host,
+        ),
+        WheelsError::Requirement(RequirementError::MustBeBuilt { text, what, .. }) => CliError::new(format!(
+            "'{text}' is {what}: only a Python can ask it what it needs, and none can be brought"
+        ))
+        .because_of("the Python of the environment", host),
+        _ => CliError::new("only a Python can ask a source what it needs, and none can be brought")
+            .because_of("the Python of the environment", host),
     }
 }
 
