@@ -13,6 +13,7 @@ mod inherit;
 mod kernel;
 mod known;
 mod link_scripts;
+mod machine_python;
 mod many;
 mod migrate;
 mod mounted;
