@@ -24,6 +24,7 @@ mod prefix;
 mod programs;
 mod pypi;
 mod reuse;
+mod serve;
 mod sources;
 mod system_store;
 mod variants;

@@ -1,7 +1,7 @@
 //! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
@@ -74,13 +74,7 @@ impl Handle {
         match self {
             Self::Signature(text) => Ok(environment::find(&store, text)?),
             Self::Name(name) => {
-                let own = Names::of(&store);
-                // A user's own name hides that of the system.
-                let named = match (own.get(name)?, store.lower()) {
-                    (None, Some(lower)) => Names::of(lower).load(name)?,
-                    (None, None) => return Err(NameError::Unknown(name.clone()).into()),
-                    (Some(named), _) => named,
-                };
+                let named = Names::find(&store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
                 let signature = named.current.signature;
                 environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
             }
@@ -146,12 +140,7 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
 
 /// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
-    let program = std::env::current_exe()?;
-    let mut command = Command::new(program);
-    command.arg("--store").arg(context.store_path()?);
-    if let Some(system) = &context.settings()?.system_store {
-        command.arg("--system-store").arg(&system.value);
-    }
+    let mut command = context.this_program()?;
     if context.is_offline()? {
         command.arg("--offline");
     }
