@@ -26,6 +26,7 @@ mod prefix;
 mod programs;
 mod pypi;
 mod reuse;
+mod serve;
 mod sources;
 mod system_store;
 mod variants;

@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Run(commands::run::RunArgs),
     Kernel(commands::kernel::KernelArgs),
     Warm(commands::warm::WarmArgs),
+    Serve(commands::serve::ServeArgs),
     Ls(commands::ls::LsArgs),
     Ps(commands::ps::PsArgs),
     Show(commands::show::ShowArgs),

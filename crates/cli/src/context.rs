@@ -1,6 +1,7 @@
 //! What every command needs: where the store is, what was asked of all of them, and the surroundings of the process.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +110,16 @@ impl Context {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         claims.extend(claim);
         Ok(())
+    }
+
+    /// This program, to be started again on the same stores, in any directory.
+    pub(crate) fn this_program(&self) -> Result<Command, CliError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--store").arg(std::path::absolute(self.store_path()?)?);
+        if let Some(system) = &self.settings()?.system_store {
+            command.arg("--system-store").arg(std::path::absolute(&system.value)?);
+        }
+        Ok(command)
     }
 
     /// The way to channels: configured by the files that pixi, rattler and conda share.

@@ -63,6 +63,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Run(args) => commands::run::execute(context, args),
         Command::Kernel(args) => commands::kernel::execute(context, args),
         Command::Warm(args) => commands::warm::execute(context, args),
+        Command::Serve(args) => commands::serve::execute(context, args),
         Command::Ls(args) => commands::ls::execute(context, args),
         Command::Ps(args) => commands::ps::execute(context, args),
         Command::Show(args) => commands::show::execute(context, args),

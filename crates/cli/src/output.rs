@@ -1,5 +1,6 @@
 //! How results look: one table for people, one JSON document for programs.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -26,13 +27,21 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Opens the file to which a process in the background writes what it has to say.
+pub(crate) fn open_log(path: Option<&Path>) -> Result<Option<File>, CliError> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::options().create(true).append(true).open(path);
+    file.map(Some)
+        .map_err(|error| CliError::new(format!("cannot write the log `{}`", path.display())).because(error.to_string()))
+}
+
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let failed =
         |error: io::Error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string());
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
-    let mut file = std::fs::File::create(&draft).map_err(failed)?;
+    let mut file = File::create(&draft).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&draft, path).map_err(failed)
 }

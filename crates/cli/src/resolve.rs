@@ -1,7 +1,7 @@
 //! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
@@ -85,13 +85,7 @@ impl Handle {
 }
 
 fn named(store: &Store, name: &Name) -> Result<Environment, NameError> {
-    let own = Names::of(store);
-    // A user's own name hides that of the system.
-    let named = match (own.get(name)?, store.lower()) {
-        (None, Some(lower)) => Names::of(lower).load(name)?,
-        (None, None) => return Err(NameError::Unknown(name.clone())),
-        (Some(named), _) => named,
-    };
+    let named = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
     let signature = named.current.signature;
     environment::get(store, &signature)?.ok_or(NameError::NotBuilt(signature))
 }
@@ -186,12 +180,7 @@ pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<En
 }
 
 fn run_ensure(context: &Context, arguments: &[String]) -> Result<Digest, CliError> {
-    let program = std::env::current_exe()?;
-    let mut command = Command::new(program);
-    command.arg("--store").arg(context.store_path()?);
-    if let Some(system) = &context.settings()?.system_store {
-        command.arg("--system-store").arg(&system.value);
-    }
+    let mut command = context.this_program()?;
     if context.is_offline()? {
         command.arg("--offline");
     }

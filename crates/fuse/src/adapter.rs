@@ -63,7 +63,7 @@ pub(crate) fn agree(
         connection.refuse(request.unique, Errno::EIO);
         return Ok(None);
     };
-    match init::answer(&version, flags, wants_passthrough) {
+    match init::answer(&version, flags, init::wanted(wants_passthrough)) {
         Verdict::Again(out) => {
             connection.answer(request.unique, &out);
             Ok(None)
@@ -129,7 +129,8 @@ impl Adapter {
                 connection.refuse(unique, Errno::ENOTTY);
                 Ok(())
             }
-            Operation::Unknown => {
+            // So the kernel opens directories by itself, and keeps their listings.
+            Operation::Unknown | Operation::OpenDir => {
                 connection.refuse(unique, Errno::ENOSYS);
                 Ok(())
             }

@@ -22,6 +22,7 @@
 //! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
 //! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
 //! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
+//! | `entrances`, [`serve`] | one mount through which all environments of a store are found |
 //! | [`status`] | which environments are mounted |
 
 mod adapter;
@@ -30,6 +31,7 @@ mod backing;
 mod boot;
 mod cache;
 mod causes;
+mod entrances;
 pub mod errno;
 mod exec;
 pub mod explain;
@@ -54,6 +56,7 @@ mod readers;
 mod residency;
 pub mod run;
 pub mod sandbox;
+pub mod serve;
 pub mod server;
 pub mod service;
 pub mod status;

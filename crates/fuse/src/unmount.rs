@@ -196,7 +196,7 @@ fn find(path: &Path) -> Result<MountEntry, UnmountError> {
 fn servers_of(store: &Store, mount_point: &Path) -> Result<Vec<(u32, OwnedFd)>, UnmountError> {
     let lease = lease::list(store)?
         .into_iter()
-        .find(|lease| lease.kind == LeaseKind::Mount && lease.mount_point == mount_point);
+        .find(|lease| matches!(lease.kind, LeaseKind::Mount | LeaseKind::Serve) && lease.mount_point == mount_point);
     let pids = lease
         .into_iter()
         .flat_map(|lease| lease.keeper_pid.into_iter().chain([lease.pid]));

@@ -182,7 +182,13 @@ pub fn tidy(store: &Store, memory_bytes: u64) -> Result<usize, WarmError> {
             Until::Stopped | Until::Outrun => false,
         };
         let is_run = of(LeaseKind::Run, &record).is_some();
-        if is_run || !is_over || take_away(store, &record).is_err() {
+        if is_run || !is_over {
+            left += 1;
+        } else if let Err(error) = take_away(store, &record) {
+            if matches!(error, WarmError::Unmount(UnmountError::Busy { .. })) {
+                // Who came by a path holds no lease, and is seen only now.
+                record.touch(store);
+            }
             left += 1;
         }
     }

@@ -28,7 +28,12 @@ pub enum LeaseKind {
     Run,
     /// It is about to be mounted or run.
     Claim,
+    /// Environments are mounted when they are asked for there: of [`NO_ENVIRONMENT`].
+    Serve,
 }
+
+/// What a lease names that is of no environment.
+pub const NO_ENVIRONMENT: Digest = Digest::from_bytes([0; 32]);
 
 /// What a lease says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

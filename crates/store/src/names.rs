@@ -188,6 +188,17 @@ impl Names {
         self.get(name)?.ok_or_else(|| NameError::Unknown(name.clone()))
     }
 
+    /// What `name` stands for in `store`, or in the one below it: a user's own name hides that of the system.
+    ///
+    /// # Errors
+    /// When its file cannot be read or is damaged.
+    pub fn find(store: &Store, name: &Name) -> Result<Option<Named>, Error> {
+        match (Self::of(store).get(name)?, store.lower()) {
+            (None, Some(lower)) => Self::find(lower, name),
+            (named, _) => Ok(named),
+        }
+    }
+
     /// All names, sorted, each with its own error where its file is damaged. Files that are called like no name are left out.
     ///
     /// # Errors

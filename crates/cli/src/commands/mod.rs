@@ -22,6 +22,7 @@ pub(crate) mod promote;
 pub(crate) mod ps;
 pub(crate) mod rollback;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod store;
 pub(crate) mod trace;

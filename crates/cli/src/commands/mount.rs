@@ -1,6 +1,5 @@
 //! `envfs mount`: an environment at a directory, for everybody.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -143,7 +142,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         backend::mount_in_foreground(&service, &options, choice, ready)?;
         told?;
     } else {
-        let log = open_log(args.log.as_deref())?;
+        let log = output::open_log(args.log.as_deref())?;
         let backend = backend::mount_in_background(&service, &options, choice, log.as_ref())?;
         tell(context, &service, backend)?;
     }
@@ -203,11 +202,4 @@ impl From<Verdict> for ExplainedBackend {
             obstacle: verdict.obstacle,
         }
     }
-}
-
-fn open_log(path: Option<&Path>) -> Result<Option<File>, CliError> {
-    let Some(path) = path else { return Ok(None) };
-    let file = File::options().create(true).append(true).open(path);
-    file.map(Some)
-        .map_err(|error| CliError::new(format!("cannot write the log `{}`", path.display())).because(error.to_string()))
 }

@@ -24,8 +24,8 @@ pub(crate) struct PsArgs {}
 
 #[derive(Serialize)]
 struct Row {
-    /// The whole signature, or as many digits of it as are known.
-    signature: String,
+    /// The whole signature, or as many digits of it as are known; none of what serves all environments.
+    signature: Option<String>,
     mount_point: PathBuf,
     kind: Option<LeaseKind>,
     /// How it is served, where that is known.
@@ -65,9 +65,11 @@ pub(crate) fn execute(context: &Context, _args: &PsArgs) -> Result<ExitCode, Cli
 impl From<Status> for Row {
     fn from(status: Status) -> Self {
         Self {
-            signature: status
-                .signature
-                .map_or(status.signature_digits, |signature| signature.to_string()),
+            signature: (status.kind != Some(LeaseKind::Serve)).then(|| {
+                status
+                    .signature
+                    .map_or(status.signature_digits, |signature| signature.to_string())
+            }),
             mount_point: status.mount_point,
             kind: status.kind,
             backend: status.backend.map(Backend::name),
@@ -94,9 +96,14 @@ impl Row {
             LeaseKind::Mount => "mount",
             LeaseKind::Run => "run",
             LeaseKind::Claim => "claim",
+            LeaseKind::Serve => "serve",
         });
         vec![
-            self.signature.chars().take(16).collect(),
+            or_dash(
+                self.signature
+                    .as_deref()
+                    .map(|digits| digits.chars().take(16).collect::<String>()),
+            ),
             or_dash(kind),
             or_dash(self.backend),
             self.state.to_owned(),

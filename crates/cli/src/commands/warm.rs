@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use envfs_fuse::warm::{self as mounts, Primed, WarmError};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::serving::service;
-use crate::{known, metadata, output};
+use crate::{known, metadata, output, units};
 
 /// How often what is idle and what was used lately are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -55,6 +55,9 @@ pub(crate) struct WarmArgs {
     /// Look after what is mounted until nothing is left: started by `envfs run --idle`
     #[arg(long, hide = true)]
     tend: bool,
+    /// Only mount, until nobody has used it for so long: started by `envfs serve`
+    #[arg(long, hide = true, value_name = "SPAN", value_parser = units::span, requires = "environments")]
+    idle: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +102,9 @@ pub(crate) fn execute(context: &Context, args: &WarmArgs) -> Result<ExitCode, Cl
     if args.environments.is_empty() {
         return list(context, &store);
     }
+    if let Some(idle) = args.idle {
+        return leave_mounted(context, &store, &args.environments, idle);
+    }
     let mut warmed = Vec::new();
     for text in &args.environments {
         let environment = known::environment(context, text)?;
@@ -133,11 +139,7 @@ pub(crate) fn start_tending(context: &Context, arguments: &[&str]) -> Result<Exi
         // A queue of another length takes its place.
         end(pid);
     }
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--store").arg(context.store_path()?);
-    if let Some(system) = &context.settings()?.system_store {
-        command.arg("--system-store").arg(&system.value);
-    }
+    let mut command = context.this_program()?;
     command.arg("--quiet").arg("warm").args(arguments);
     command.arg(if is_queue { "--foreground" } else { "--tend" });
     command
@@ -164,6 +166,18 @@ fn keep(store: &Store, environment: &Environment, until: Until, memory_mib: u64)
         bytes,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Mounts environments at their places, until nobody has used them for so long.
+fn leave_mounted(context: &Context, store: &Store, named: &[String], idle: Duration) -> Result<ExitCode, CliError> {
+    for text in named {
+        let environment = known::environment(context, text)?;
+        metadata::used(context, store, &environment);
+        let place = envfs_fuse::private_prefix(store, &environment.signature);
+        let service = service(store, &environment, &place, LeaseKind::Mount)?;
+        mounts::keep(&service, Until::Idle { idle_s: idle.as_secs() })?;
+    }
+    start_tending(context, &[])
 }
 
 /// Looks after mounts: those of the queue come and go with what was used last, idle ones go. Without a queue it ends with the

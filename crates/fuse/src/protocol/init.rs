@@ -14,7 +14,7 @@ const MAX_WRITE_BYTES: u32 = 4096;
 /// How many pages one read may ask for: 256 KiB, twice what the kernel reads ahead.
 const MAX_PAGES: u16 = 64;
 
-/// What is used wherever the kernel has it. Without one of them it is slower, not wrong.
+/// What is used where everything stays as it is, wherever the kernel has it. Without one of them it is slower, not wrong.
 const WANTED: u64 = wire::FUSE_ASYNC_READ
     | wire::FUSE_DO_READDIRPLUS
     | wire::FUSE_PARALLEL_DIROPS
@@ -23,6 +23,19 @@ const WANTED: u64 = wire::FUSE_ASYNC_READ
     | wire::FUSE_EXPLICIT_INVAL_DATA
     | wire::FUSE_INIT_EXT
     | wire::FUSE_HAS_RESEND;
+
+/// What is used where things change: nothing that lets the kernel keep what it was told.
+pub(crate) const WANTED_WHERE_THINGS_CHANGE: u64 =
+    wire::FUSE_PARALLEL_DIROPS | wire::FUSE_MAX_PAGES | wire::FUSE_INIT_EXT;
+
+/// What is used where everything stays as it is, with or without files that the kernel reads itself.
+pub(crate) fn wanted(passthrough: bool) -> u64 {
+    if passthrough {
+        WANTED | wire::FUSE_PASSTHROUGH
+    } else {
+        WANTED
+    }
+}
 
 /// What was agreed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +57,8 @@ pub(crate) enum Verdict {
     TooOld,
 }
 
-/// Answers a kernel that speaks `version` and offers `flags`.
-pub(crate) fn answer(version: &fuse_init_in, flags: u64, wants_passthrough: bool) -> Verdict {
+/// Answers a kernel that speaks `version` and offers `flags`, of which those are taken that are `wanted`.
+pub(crate) fn answer(version: &fuse_init_in, flags: u64, wanted: u64) -> Verdict {
     let ours = fuse_init_out {
         major: wire::FUSE_KERNEL_VERSION,
         minor: wire::FUSE_KERNEL_MINOR_VERSION,
@@ -57,11 +70,6 @@ pub(crate) fn answer(version: &fuse_init_in, flags: u64, wants_passthrough: bool
     if version.major < wire::FUSE_KERNEL_VERSION || version.minor < MIN_MINOR_VERSION {
         return Verdict::TooOld;
     }
-    let wanted = if wants_passthrough {
-        WANTED | wire::FUSE_PASSTHROUGH
-    } else {
-        WANTED
-    };
     let agreed = flags & wanted;
     let has = |flag| agreed & flag != 0;
     let out = fuse_init_out {
@@ -109,7 +117,7 @@ mod tests {
 
     #[test]
     fn only_what_both_can_is_agreed() {
-        let Verdict::Agreed(out, agreed) = answer(&kernel(7, 45), u64::MAX, true) else {
+        let Verdict::Agreed(out, agreed) = answer(&kernel(7, 45), u64::MAX, wanted(true)) else {
             panic!("a kernel of today is understood")
         };
         assert!(agreed.passthrough && agreed.resend);
@@ -118,13 +126,13 @@ mod tests {
             u64::from(out.flags2) << 32,
             wire::FUSE_PASSTHROUGH | wire::FUSE_HAS_RESEND
         );
-        let Verdict::Agreed(out, agreed) = answer(&kernel(7, 31), wire::FUSE_DO_READDIRPLUS, true) else {
+        let Verdict::Agreed(out, agreed) = answer(&kernel(7, 31), wire::FUSE_DO_READDIRPLUS, wanted(true)) else {
             panic!("Linux 5.4 is understood")
         };
         assert!(!agreed.passthrough && !agreed.resend);
         assert_eq!(u64::from(out.flags), wire::FUSE_DO_READDIRPLUS);
         assert_eq!(out.max_stack_depth, 0);
-        let Verdict::Agreed(_, agreed) = answer(&kernel(7, 45), u64::MAX, false) else {
+        let Verdict::Agreed(_, agreed) = answer(&kernel(7, 45), u64::MAX, wanted(false)) else {
             panic!("a kernel of today is understood")
         };
         assert!(!agreed.passthrough);
@@ -132,11 +140,11 @@ mod tests {
 
     #[test]
     fn other_languages_are_answered_or_refused() {
-        assert!(matches!(answer(&kernel(8, 0), 0, true), Verdict::Again(out) if out.major == 7));
-        assert!(matches!(answer(&kernel(6, 99), 0, true), Verdict::TooOld));
-        assert!(matches!(answer(&kernel(7, 8), 0, true), Verdict::TooOld));
+        assert!(matches!(answer(&kernel(8, 0), 0, wanted(true)), Verdict::Again(out) if out.major == 7));
+        assert!(matches!(answer(&kernel(6, 99), 0, wanted(true)), Verdict::TooOld));
+        assert!(matches!(answer(&kernel(7, 8), 0, wanted(true)), Verdict::TooOld));
         assert!(matches!(
-            answer(&kernel(u32::MAX, u32::MAX), u64::MAX, true),
+            answer(&kernel(u32::MAX, u32::MAX), u64::MAX, wanted(true)),
             Verdict::Again(_)
         ));
     }

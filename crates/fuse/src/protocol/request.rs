@@ -30,6 +30,7 @@ pub(crate) enum Operation<'a> {
     GetAttr,
     ReadLink,
     Open,
+    OpenDir,
     Release,
     /// Bytes of a file.
     Read(Span),
@@ -87,6 +88,7 @@ impl<'a> Operation<'a> {
             wire::FUSE_GETATTR => Self::GetAttr,
             wire::FUSE_READLINK => Self::ReadLink,
             wire::FUSE_OPEN => Self::Open,
+            wire::FUSE_OPENDIR => Self::OpenDir,
             wire::FUSE_RELEASE => Self::Release,
             wire::FUSE_READ => Self::Read(span(body)?),
             wire::FUSE_READDIR => Self::ReadDir(span(body)?),

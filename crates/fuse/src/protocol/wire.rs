@@ -25,6 +25,7 @@ pub(crate) const FUSE_STATFS: u32 = 17;
 pub(crate) const FUSE_RELEASE: u32 = 18;
 pub(crate) const FUSE_GETXATTR: u32 = 22;
 pub(crate) const FUSE_INIT: u32 = 26;
+pub(crate) const FUSE_OPENDIR: u32 = 27;
 pub(crate) const FUSE_READDIR: u32 = 28;
 pub(crate) const FUSE_INTERRUPT: u32 = 36;
 pub(crate) const FUSE_DESTROY: u32 = 38;
