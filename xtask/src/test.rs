@@ -4,12 +4,13 @@
 //! closing lines are the last that is printed. This room knows no test.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{channel, envfs, sh, system, tidy};
+use crate::{bench, channel, envfs, sh, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 const NEEDED: [(&str, &str); 6] = [
@@ -68,8 +69,11 @@ pub(crate) fn run() -> Result<()> {
     check("channel", channel::ensure(&channel::default_dir()));
     step("build");
     check("build", envfs::build_debug().map(drop));
+    let uv = bench::uv()
+        .inspect_err(|error| eprintln!("SKIPPED: tests beside uv: {error:#}"))
+        .ok();
     step("tests");
-    check("tests", run_tests());
+    check("tests", run_tests(uv.as_deref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
@@ -78,7 +82,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Runs `cargo test`, and lets the lines through with which tests say that they skip, which it otherwise hides.
-fn run_tests() -> Result<()> {
+fn run_tests(uv: Option<&Path>) -> Result<()> {
     let mut tests = sh::cargo();
     tests.args([
         "test",
@@ -88,6 +92,9 @@ fn run_tests() -> Result<()> {
         "--",
         "--show-output",
     ]);
+    if let Some(uv) = uv {
+        tests.env("ENVFS_UV", uv);
+    }
     let name = sh::shown(&tests);
     let mut child = tests
         .stdout(Stdio::piped())

@@ -56,6 +56,14 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
+/// The uv that is measured, for who wants to compare something else with it.
+///
+/// # Errors
+/// When it is not there and cannot be installed from PyPI.
+pub(crate) fn uv() -> Result<PathBuf> {
+    Ok(tools::ensure_pypi(&sh::target_dir().join("bench"))?.join("uv"))
+}
+
 /// The command.
 ///
 /// # Errors
