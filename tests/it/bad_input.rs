@@ -416,7 +416,7 @@ fn explicit(envfs: &Envfs, package: &Package, format: Format, archive: &[u8]) ->
 }
 
 /// The URL of a channel on a server that has one answer to everything.
-fn answering(answer: &'static str) -> String {
+pub(crate) fn answering(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -191,7 +191,7 @@ fn what_they_print_is_shown_and_what_they_write_is_kept() {
         }
         envfs.assert_sound();
         assert_eq!(mounted::leases(&envfs.store()), 0);
-        assert_eq!(mounted::processes_of(envfs.path()), [""; 0]);
+        mounted::assert_no_process_of(envfs.path());
     }
 }
 

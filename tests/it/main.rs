@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod bad_input;
+mod bad_pypi;
 mod bytecode;
 mod collect;
 mod crash;
@@ -13,6 +14,7 @@ mod inherit;
 mod kernel;
 mod known;
 mod link_scripts;
+mod machine_python;
 mod many;
 mod migrate;
 mod mounted;

@@ -6,7 +6,7 @@ use std::process::Command;
 use envfs_store::digest::Digest;
 use envfs_tests::channel::Channel;
 use envfs_tests::data::skip;
-use envfs_tests::mounted::{is_possible, leases, mounts_below, processes_of};
+use envfs_tests::mounted::{assert_no_process_of, is_possible, leases, mounts_below};
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
 use envfs_tests::user;
@@ -85,7 +85,7 @@ fn mount_many(backend: &str) {
     drop(mounts);
     assert_eq!(mounts_below(envfs.path()), Vec::<PathBuf>::new());
     assert_eq!(leases(&envfs.store()), 0);
-    assert_eq!(processes_of(envfs.path()), Vec::<String>::new());
+    assert_no_process_of(envfs.path());
 }
 
 fn mount(envfs: &Envfs, backend: &str, signature: &Digest, place: &PathBuf) {

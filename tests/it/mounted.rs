@@ -9,7 +9,7 @@ use envfs_store::view::View;
 use envfs_tests::cases;
 use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
-use envfs_tests::mounted::{Mounted, Who, is_mounted, is_possible, leases, mounts_below, processes_of};
+use envfs_tests::mounted::{Mounted, Who, assert_no_process_of, is_mounted, is_possible, leases, mounts_below};
 use envfs_tests::package::{Format, PLACEHOLDER, Package};
 use envfs_tests::program::{Envfs, finish};
 use envfs_tests::reference::Reference;
@@ -196,7 +196,7 @@ fn mount_points_that_will_not_do() {
     );
     mounted.unmount();
     assert_eq!(leases(&envfs.store()), 0);
-    assert_eq!(processes_of(envfs.path()), Vec::<String>::new());
+    assert_no_process_of(envfs.path());
 }
 
 /// What people do with this environment, at the path that `place` names below a directory of the test.
@@ -254,7 +254,7 @@ fn programs(who: Who, place: impl Fn(&Path) -> PathBuf) {
     mounted.unmount();
     assert!(!is_mounted(&path));
     assert_eq!(leases(&envfs.store()), 0);
-    assert_eq!(processes_of(envfs.path()), Vec::<String>::new());
+    assert_no_process_of(envfs.path());
     if !path.starts_with(envfs.path()) {
         std::fs::remove_dir(&path).unwrap();
     }

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
+use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
 use envfs_tests::pypi::{self, Index};
 
@@ -235,6 +237,50 @@ fn a_directory_without_a_project_is_refused_with_its_place() {
     refused.refused(1, &["holds no project"]);
     let refused = room.envfs.try_run(room.asked("build", &["./empty", "--no-build"]));
     refused.refused(1, &["--no-build"]);
+}
+
+/// Of the channel's Python only the index is left, and the machine has none of its version.
+#[test]
+fn sources_that_no_python_can_be_asked_about_are_refused_for_that() {
+    let Some(uv) = pypi::uv() else { return };
+    let mut envfs = Envfs::new();
+    envfs.set("ENVFS_UV", uv);
+    let channel = Channel::new(&envfs.path().join("channel")).with(&Package::python("3.7.1"), Format::Conda);
+    fs::remove_file(channel.path().join("linux-64/python-3.7.1-h0_0_cpython.conda")).unwrap();
+    let files = envfs.path().join("files");
+    fs::create_dir(&files).unwrap();
+    pypi::sdist(&files, "mine", "one");
+    pypi::project(envfs.path(), "mine", "one");
+    let index = Index::serve(&files);
+    let from = format!("--index-url={}", index.url());
+    for (asked, part) in [
+        ("mine", "mine==1.0 has no usable wheels"),
+        ("./mine", "'./mine' is a directory with sources"),
+    ] {
+        let arguments = [
+            "build",
+            "-c",
+            &channel.url(),
+            "--python",
+            "3.7",
+            "--pypi",
+            &from,
+            "--pypi",
+            asked,
+        ];
+        let refused = envfs.try_run(arguments);
+        refused.refused(
+            1,
+            &[
+                part,
+                "only a Python can ask it what it needs",
+                "python-3.7.1-h0_0_cpython.conda does not exist",
+            ],
+        );
+        for wrong in ["switched off", "disabled", "--no-build"] {
+            assert!(!refused.stderr.contains(wrong), "{refused}");
+        }
+    }
 }
 
 #[test]

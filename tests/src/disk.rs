@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What `du` says of a directory: blocks and inodes, without looking for hard links.
+/// What `du` says of a directory: blocks and inodes, without looking for hard links. Of a store, without what may be thrown
+/// away at any time: its cache and its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
     /// The bytes of all blocks.
@@ -25,6 +26,10 @@ pub fn measure(directory: &Path) -> Measured {
     };
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        if name == "cache" || name.starts_with("index.sqlite") {
+            continue;
+        }
         let metadata = std::fs::symlink_metadata(&path).unwrap();
         if metadata.is_dir() {
             let below = measure(&path);

@@ -141,6 +141,20 @@ pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
     unescaped.filter(|point| point.starts_with(path)).collect()
 }
 
+/// No process is left that has to do with `path`; what ends after a mount is gone has a moment to do so.
+///
+/// # Panics
+/// When one stays.
+pub fn assert_no_process_of(path: &Path) {
+    for _ in 0..200 {
+        if processes_of(path).is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("still running: {:?}", processes_of(path));
+}
+
 /// Processes whose command line or environment names `path`: servers and commands that were left behind.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! The world of PyPI made by hand: wheels, projects that build themselves, an index that serves them; and uv, if it can be had.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +67,29 @@ pub fn wheel(directory: &Path, name: &str, version: &str, files: &[(&str, &str)]
     }
     members.push((format!("{info}/RECORD"), &record));
     write_zip(&path, &members);
+    path
+}
+
+/// A wheel as [`wheel`] makes it, in which one file was changed afterwards, and its `RECORD` was not.
+///
+/// # Panics
+/// When it cannot be written.
+#[must_use]
+pub fn lying_wheel(directory: &Path, name: &str, version: &str, changed: (&str, &str)) -> PathBuf {
+    let path = wheel(directory, name, version, &[(changed.0, "")]);
+    let mut honest = zip::ZipArchive::new(fs::File::open(&path).unwrap()).unwrap();
+    let mut members = Vec::new();
+    for at in 0..honest.len() {
+        let mut member = honest.by_index(at).unwrap();
+        let mut text = String::new();
+        member.read_to_string(&mut text).unwrap();
+        members.push((member.name().unwrap().into_owned(), text));
+    }
+    let lying: Vec<(String, &str)> = members
+        .iter()
+        .map(|(name, text)| (name.clone(), if name == changed.0 { changed.1 } else { text }))
+        .collect();
+    write_zip(&path, &lying);
     path
 }
 

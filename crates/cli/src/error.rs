@@ -65,6 +65,13 @@ impl CliError {
         self
     }
 
+    /// Another failure is the cause, and what helps there helps here.
+    pub(crate) fn because_of(mut self, what: &str, cause: Self) -> Self {
+        self.causes.push(format!("{what}: {}", cause.in_one_line()));
+        self.help.extend(cause.help);
+        self
+    }
+
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
         self

@@ -22,7 +22,11 @@ pub(crate) fn ensured(context: &Context, arguments: &[String]) -> Result<Environ
     let kept = opened
         .kept(&store, context.settings()?.max_age.value)
         .filter(|kept| kept.is_fresh);
-    match kept.map(|kept| kept.environment(&store)).transpose()?.flatten() {
+    let known = kept.map(|kept| kept.environment(&store)).transpose()?.flatten();
+    let claimed = known
+        .map(|found| resolve::claimed(context, &found.signature))
+        .transpose()?;
+    match claimed.flatten() {
         Some(found) => Ok(found),
         None => resolve::ensure_in_child(context, arguments),
     }

@@ -9,6 +9,7 @@ mod error;
 mod known;
 mod link_scripts;
 mod machine;
+mod machine_python;
 mod metadata;
 mod naming;
 mod output;

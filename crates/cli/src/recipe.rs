@@ -20,6 +20,7 @@ use envfs_store::{Digest, Store};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::link_scripts;
+use crate::machine_python;
 use crate::metadata;
 use crate::progress::Bar;
 use crate::resolve::{self, Reference};
@@ -43,6 +44,16 @@ pub(crate) struct Recipe {
     /// Do not run the scripts by which packages finish their installation (`bin/.<package>-post-link.sh`)
     #[arg(long)]
     no_link_scripts: bool,
+    /// Put packages from PyPI on a Python of this machine, and ask no channel: one of the version that --python names, or this
+    /// program
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["base", "channels", "platform"]
+    )]
+    machine_python: Option<Option<PathBuf>>,
     /// Which environment of a lock file that holds several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
@@ -112,10 +123,15 @@ impl Recipe {
                     file: Some(path),
                     ..self.spec.clone()
                 };
-                args.source(context, &[])?
+                self.source(context, args, &[])?
             }
-            None => self.spec.clone().source(context, &self.what)?,
+            None => self.source(context, self.spec.clone(), &self.what)?,
         };
+        if self.machine_python.is_some() && !matches!(source, Source::Spec { .. }) {
+            return Err(CliError::usage(
+                "what is built or locked has its Python: --machine-python is for what is solved",
+            ));
+        }
         if let Source::Spec { wanted, .. } = &source {
             base.clone_from(&wanted.base);
         }
@@ -133,6 +149,28 @@ impl Recipe {
         };
         opened.question = opened.question()?;
         Ok(opened)
+    }
+
+    fn source(&self, context: &Context, args: SpecArgs, match_specs: &[String]) -> Result<Source, CliError> {
+        let mut wanted = args.wanted(context, match_specs)?;
+        let bytecode = !self.no_pyc;
+        wanted.machine_python = Some(bytecode);
+        if let Some(program) = &self.machine_python {
+            if wanted.base.is_some() || !wanted.spec.asks_only_for_python(current_subdir()?) {
+                return Err(CliError::usage(
+                    "only packages from PyPI can be put on a Python of this machine: --machine-python takes no conda packages \
+                     and no base",
+                ));
+            }
+            let program = program.as_deref();
+            let version = args.python.as_deref();
+            let base = machine_python::environment(context, program, version, bytecode)?;
+            wanted.base = Some(base.ok_or_else(|| machine_python::missing(program, version))?);
+        }
+        Ok(Source::Spec {
+            wanted: Box::new(wanted),
+            args,
+        })
     }
 
     /// The environment that the only argument names, unless it is a MatchSpec.
@@ -161,15 +199,6 @@ impl Recipe {
     }
 }
 
-impl SpecArgs {
-    fn source(self, context: &Context, match_specs: &[String]) -> Result<Source, CliError> {
-        Ok(Source::Spec {
-            wanted: Box::new(self.wanted(context, match_specs)?),
-            args: self,
-        })
-    }
-}
-
 impl Opened {
     /// The answer to the same question, if it is kept.
     pub(crate) fn kept(&self, store: &Store, max_age: Duration) -> Option<Kept> {
@@ -191,6 +220,7 @@ impl Opened {
     }
 
     fn solve_and_build(&self, context: &Context) -> Result<Built, CliError> {
+        let mut base = self.base.clone();
         let (contents, lock) = match &self.source {
             Source::Environment(found) => return Ok(found_built((**found).clone())),
             Source::Lock {
@@ -205,20 +235,24 @@ impl Opened {
                 let nothing = empty(self.subdir);
                 let solving = args.solve(context, &self.network, wanted, self.subdir, &nothing);
                 let solved = context.block_on(solving)??;
+                let is_on_machine_python = solved.machine_python.is_some();
+                base = solved.machine_python.or(base);
                 let lock = Lock::from_solutions(
                     DEFAULT_ENVIRONMENT,
                     &solved.channels,
                     std::slice::from_ref(&solved.contents),
                 );
                 // What cannot be written into a lock can still be built.
-                (solved.contents, lock.and_then(|lock| lock.render()).ok())
+                // No lock can say where the Python of a machine is to be had.
+                let lock = lock.and_then(|lock| lock.render()).ok();
+                (solved.contents, lock.filter(|_| !is_on_machine_python))
             }
         };
         let is_exact = contents.packages.iter().all(|package| package.sha256().is_some())
             && contents.wheels.iter().all(|wheel| wheel.sha256().is_some());
         // A directory is another one tomorrow, under the same name.
         let is_lasting = !contents.sources.iter().any(LockedSource::is_directory);
-        let built = self.build_contents(context, contents)?;
+        let built = self.build_contents(context, contents, base)?;
         // Without a digest another file may be there the next time.
         if let Some(question) = self.question.filter(|_| is_lasting && (is_exact || lock.is_some())) {
             let answer = Answer::new(built.environment.signature, lock, self.path().map(Path::to_owned));
@@ -237,14 +271,23 @@ impl Opened {
             (None, None) => return Ok(None),
             (None, Some(text)) => {
                 let lock = Lock::parse(text, Path::new("pixi.lock"))?;
-                self.build_contents(context, resolve::contents_of(&lock, None, self.subdir)?)?
+                self.build_contents(
+                    context,
+                    resolve::contents_of(&lock, None, self.subdir)?,
+                    self.base.clone(),
+                )?
             }
         };
         metadata::ensured(context, &store, &built.environment, self.path());
         Ok(Some(built))
     }
 
-    fn build_contents(&self, context: &Context, contents: LockedContents) -> Result<Built, CliError> {
+    fn build_contents(
+        &self,
+        context: &Context,
+        contents: LockedContents,
+        base: Option<Environment>,
+    ) -> Result<Built, CliError> {
         let request = BuildRequest {
             packages: contents.packages,
             wheels: contents.wheels,
@@ -259,7 +302,7 @@ impl Opened {
                 Source::Spec { wanted, .. } => wanted.variables(),
                 _ => BTreeMap::new(),
             },
-            base: self.base.clone(),
+            base,
         };
         let bar = Bar::new(context.quiet || context.json);
         let store = context.store()?;

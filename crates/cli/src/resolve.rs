@@ -7,6 +7,7 @@ use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
 use envfs_store::name::Name;
 use envfs_store::names::{NameError, Names};
+use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -21,7 +22,8 @@ pub(crate) enum Reference {
 /// What an environment in the store is called.
 pub(crate) enum Handle {
     Signature(String),
-    Name(Name),
+    /// The name, and how it was written.
+    Name(Name, String),
 }
 
 /// What is looked for in a directory, the most exact first.
@@ -60,7 +62,7 @@ impl Reference {
             return Ok(Self::Built(Handle::Signature(text.to_owned())));
         }
         match text.parse() {
-            Ok(name) => Ok(Self::Built(Handle::Name(name))),
+            Ok(name) => Ok(Self::Built(Handle::Name(name, text.to_owned()))),
             Err(_) if looks_like_a_file(text) => Err(no_file(text)),
             Err(error) => Err(CliError::from(error).help(KINDS)),
         }
@@ -73,13 +75,19 @@ impl Handle {
         let store = context.store()?;
         match self {
             Self::Signature(text) => Ok(environment::find(&store, text)?),
-            Self::Name(name) => {
-                let named = Names::find(&store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
-                let signature = named.current.signature;
-                environment::get(&store, &signature)?.ok_or_else(|| NameError::NotBuilt(signature).into())
-            }
+            Self::Name(name, text) => named(&store, name).map_err(|error| match error {
+                // Whoever wrote a path is not told of names first.
+                NameError::Unknown(_) if looks_like_a_file(text) => no_file(text).because(error.to_string()),
+                _ => error.into(),
+            }),
         }
     }
+}
+
+fn named(store: &Store, name: &Name) -> Result<Environment, NameError> {
+    let named = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
+    let signature = named.current.signature;
+    environment::get(store, &signature)?.ok_or(NameError::NotBuilt(signature))
 }
 
 const KINDS: &str = "an environment is a signature, a name, a lock file, a spec file or a directory with one of these; `envfs ls` lists \
@@ -113,18 +121,16 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
 ///
 /// Building runs in a process of its own, so that this one stays without threads and may fork afterwards.
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
-    let environment = match Reference::parse(text)? {
-        Reference::Built(handle) => handle.environment(context).map_err(|error| match handle {
-            // Whoever wrote a path is not told of names first.
-            Handle::Name(_) if looks_like_a_file(text) => no_file(text).because(error.message()),
-            _ => error,
-        })?,
-        Reference::LockFile(_) | Reference::SpecFile(_) => {
-            ensure_in_child(context, &["--".to_owned(), text.to_owned()])?
+    match Reference::parse(text)? {
+        Reference::Built(handle) => {
+            let environment = handle.environment(context)?;
+            context.claim(&context.store()?, &environment.signature, Path::new(NOWHERE))?;
+            Ok(environment)
         }
-    };
-    context.claim(&context.store()?, &environment.signature, Path::new("/"))?;
-    Ok(environment)
+        Reference::LockFile(_) | Reference::SpecFile(_) => {
+            ensure_in_child(context, &["--".to_owned(), text.to_owned()])
+        }
+    }
 }
 
 /// What a lock holds for a platform.
@@ -138,8 +144,42 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
     })
 }
 
-/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork afterwards.
+/// What is claimed and seen nowhere yet.
+const NOWHERE: &str = "/";
+
+/// How often an environment is made again that was collected before it could be claimed.
+const MAX_TRIES: u32 = 5;
+
+/// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork
+/// afterwards. Nobody collects it until this command ends.
 pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
+    for _ in 1..MAX_TRIES {
+        let signature = run_ensure(context, arguments)?;
+        if let Some(environment) = claimed(context, &signature)? {
+            return Ok(environment);
+        }
+    }
+    let signature = run_ensure(context, arguments)?;
+    Err(CliError::new(format!(
+        "the environment {signature} is collected as often as it is made"
+    ))
+    .help("collect with a longer `--grace`"))
+}
+
+/// The environment called `signature`, which from here on is not collected; none if it was.
+pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<Environment>, CliError> {
+    let store = context.store()?;
+    match (
+        context.claim(&store, signature, Path::new(NOWHERE)),
+        environment::get(&store, signature)?,
+    ) {
+        (Ok(()), found) => Ok(found),
+        (Err(_), None) => Ok(None),
+        (Err(error), Some(_)) => Err(error),
+    }
+}
+
+fn run_ensure(context: &Context, arguments: &[String]) -> Result<Digest, CliError> {
     let mut command = context.this_program()?;
     if context.is_offline()? {
         command.arg("--offline");
@@ -159,5 +199,8 @@ pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result
         return Err(CliError::silent(code.unwrap_or(1)));
     }
     let signature = String::from_utf8_lossy(&output.stdout);
-    Ok(environment::find(&context.store()?, signature.trim())?)
+    signature
+        .trim()
+        .parse()
+        .map_err(|_| CliError::new(format!("`envfs ensure` printed {signature:?} and no signature")))
 }

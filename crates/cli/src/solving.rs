@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use envfs_solver::{
-    BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents, LockedPackage,
-    LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, Requirements, Selection,
-    SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError, build_host, resolve_wheels,
-    solve,
+    BuildError, BuildOptions, BuildRequest, Builds, Distributions, ExcludeNewer, InheritedBase, LockedContents,
+    LockedPackage, LockedWheel, Network, Parts, PythonLock, PythonTarget, Question, QuestionContext, RequirementError,
+    Requirements, Selection, SolveRequest, SourceError, Spec, Subdir, VirtualPackages, WheelRequest, WheelsError,
+    build_host, resolve_wheels, solve,
 };
 use envfs_store::Store;
 use envfs_store::environment::{Environment, Package, PackageKind};
@@ -16,6 +16,7 @@ use envfs_store::view::View;
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::machine_python;
 use crate::progress::Bar;
 use crate::resolve;
 use crate::sandbox::RunSandbox;
@@ -37,7 +38,7 @@ pub(crate) struct SpecArgs {
     /// A package from PyPI, or any other line of a requirements file: 'httpx>=0.27', '-r more.txt', '--index-url URL'
     #[arg(long = "pypi", value_name = "REQUIREMENT", allow_hyphen_values = true)]
     pub(crate) requirements: Vec<String>,
-    /// The version of Python, from a conda channel: 3.12
+    /// The version of Python, from a conda channel: 3.12. Where none has it, that of this machine does for packages from PyPI
     #[arg(long, value_name = "VERSION")]
     pub(crate) python: Option<String>,
     /// A channel: a name, a URL or a directory; the first has priority. Before those of the file
@@ -65,6 +66,8 @@ pub(crate) struct Wanted {
     python_lock: Option<PythonLock>,
     /// The bytes behind that lock.
     python_lock_text: String,
+    /// Whether a Python of this machine does where no channel has one, and then whether its modules are compiled.
+    pub(crate) machine_python: Option<bool>,
 }
 
 impl Wanted {
@@ -83,6 +86,8 @@ impl Wanted {
 pub(crate) struct Solved {
     pub(crate) channels: Vec<String>,
     pub(crate) contents: LockedContents,
+    /// The Python of this machine that it stands on, where no channel has one.
+    pub(crate) machine_python: Option<Environment>,
 }
 
 impl SpecArgs {
@@ -138,6 +143,7 @@ impl SpecArgs {
             parts,
             python_lock,
             python_lock_text: python_lock_text.unwrap_or_default(),
+            machine_python: None,
         })
     }
 
@@ -187,7 +193,20 @@ impl SpecArgs {
         let bar = Bar::waiting(context.quiet, "solving");
         let solution = solve(network, &request).await;
         bar.finish_and_clear();
-        let solution = solution?;
+        let solution = match solution {
+            Err(error) => match self.on_machine_python(context, wanted, subdir)? {
+                Some(wanted) => {
+                    let solving = self.solve(context, network, &wanted, subdir, preferred);
+                    let solved = Box::pin(solving).await?;
+                    return Ok(Solved {
+                        machine_python: wanted.base,
+                        ..solved
+                    });
+                }
+                None => return Err(error.into()),
+            },
+            Ok(solution) => solution,
+        };
         let channels = solution.channels().to_vec();
         let packages = solution.into_packages();
         let found = if wanted.python_lock.is_none() && wanted.spec.requirements().is_empty() {
@@ -214,7 +233,35 @@ impl SpecArgs {
                 wheels: found.wheels,
                 sources: found.sources,
             },
+            machine_python: None,
         })
+    }
+
+    /// The same on a Python of this machine, if nothing else was asked of channels, and nobody named one.
+    fn on_machine_python(
+        &self,
+        context: &Context,
+        wanted: &Wanted,
+        subdir: Subdir,
+    ) -> Result<Option<Wanted>, CliError> {
+        let Some(bytecode) = wanted.machine_python else {
+            return Ok(None);
+        };
+        let spec = &wanted.spec;
+        let is_pypi_alone = spec.channels().is_empty() && spec.asks_only_for_python(subdir);
+        let is_possible = is_pypi_alone && wanted.base.is_none() && wanted.python_lock.is_none();
+        if self.python.is_none() || !is_possible || Subdir::current() != Some(subdir) {
+            return Ok(None);
+        }
+        let base = machine_python::environment(context, None, self.python.as_deref(), bytecode)?;
+        Ok(base.map(|base| Wanted {
+            spec: spec.clone(),
+            base: Some(base),
+            parts: wanted.parts.clone(),
+            python_lock: None,
+            python_lock_text: String::new(),
+            machine_python: None,
+        }))
     }
 
     fn request<'a>(
@@ -264,7 +311,7 @@ impl SpecArgs {
             },
         };
         if self.no_build {
-            SourceError::refuse(&found.sources).map_err(envfs_solver::BuildError::from)?;
+            SourceError::refuse(&found.sources).map_err(BuildError::from)?;
         }
         Ok(found)
     }
@@ -297,8 +344,11 @@ impl SpecArgs {
             bar.finish_and_clear();
             found
         };
-        let error = match resolve(Builds::No) {
-            Err(error) if error.is_for_want_of_builds() && !self.no_build => error,
+        if self.no_build {
+            return Ok(resolve(Builds::No)?);
+        }
+        let error = match resolve(Builds::NotYet) {
+            Err(error) if error.is_for_want_of_builds() => error,
             found => return Ok(found?),
         };
         // What a package needs depends on the version of Python, and not on who built that.
@@ -322,16 +372,26 @@ impl SpecArgs {
         let bar = Bar::new(asking.context.quiet || asking.context.json);
         let host = build_host(&store, network, &host, &bar).await;
         drop(bar);
-        let host = match (host, error) {
-            (Ok(host), _) => host,
-            // What was wrong before sources were thought of says more.
-            (Err(host), error @ WheelsError::Failed { .. }) => {
-                let reason = format!("and sources cannot be asked what they need, for want of a Python: {host}");
-                return Err(CliError::from(error).because(reason));
-            }
-            (Err(host), _) => return Err(host.into()),
-        };
+        let host = host.map_err(|host| for_want_of_a_python(error, host))?;
         Ok(resolve(Builds::In(&RunSandbox::new(asking.context)?, &host))?)
+    }
+}
+
+/// Why sources cannot be asked what they need: that takes a Python, and bringing one failed.
+fn for_want_of_a_python(error: WheelsError, host: BuildError) -> CliError {
+    let host = CliError::from(host);
+    match error {
+        // What was wrong before sources were thought of says more.
+        WheelsError::Failed { .. } => CliError::from(error).because_of(
+            "a source could do instead of a wheel, but only a Python can ask it what it needs, and none can be brought",
+            host,
+        ),
+        WheelsError::Requirement(RequirementError::MustBeBuilt { text, what, .. }) => CliError::new(format!(
+            "'{text}' is {what}: only a Python can ask it what it needs, and none can be brought"
+        ))
+        .because_of("the Python of the environment", host),
+        _ => CliError::new("only a Python can ask a source what it needs, and none can be brought")
+            .because_of("the Python of the environment", host),
     }
 }
 
@@ -424,7 +484,12 @@ pub(crate) fn environment_contents(
                 let node = view.tree().find(path.as_bytes())?.ok_or_else(|| {
                     CliError::new(format!("the environment {signature} has no `{path}`")).help("build it again")
                 })?;
-                let package = LockedPackage::from_prefix_record_json(&view.read(node)?)?;
+                let locked = LockedPackage::from_prefix_record_json(&view.read(node)?)?;
+                // What has no archive is found by its layer.
+                let package = match locked.sha256() {
+                    Some(_) => locked,
+                    None => locked.with_sha256(*package.sha256.as_bytes()),
+                };
                 contents.packages.push(package);
             }
         }

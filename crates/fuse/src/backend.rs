@@ -227,7 +227,7 @@ pub(crate) fn pass_over(backend: Backend, error: &dyn std::error::Error) {
 
 fn attach_kernel(service: &Service) -> Result<(), KernelError> {
     let overlay = kernel::mount(service)?;
-    kernel::accompany(service, &overlay);
+    let _attaching = kernel::accompany_mount(service, &overlay);
     Ok(detached::attach(&overlay, &service.mount_point)?)
 }
 

@@ -108,7 +108,7 @@ impl<'a> Attached<'a> {
     }
 
     /// Whether it is not there any more, or something else is.
-    fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         match self {
             Self::Mount { mount_point, source } => {
                 let mounts = mountinfo::read().unwrap_or_default();

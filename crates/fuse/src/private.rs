@@ -6,7 +6,7 @@ use envfs_store::cache::Cache;
 
 use crate::backend::{self, Backend, Choice};
 use crate::kernel::detached::{self, ContentLayer};
-use crate::kernel::{self, Attributes, KernelError, Refused};
+use crate::kernel::{self, Attributes, Companion, KernelError, Refused};
 use crate::mount::{self, MountOptions};
 use crate::mountinfo;
 use crate::namespace::{self, NamespaceError};
@@ -15,8 +15,8 @@ use crate::writable::State;
 
 /// A way to see an environment privately.
 pub(crate) enum Way {
-    /// A mount that the kernel serves alone, to be attached.
-    Kernel(OwnedFd),
+    /// A mount that the kernel serves alone, to be attached, and who goes along with what runs on it.
+    Kernel(OwnedFd, Option<Companion>),
     /// A server gives the names, overlayfs on top of it reads the content from `copies`.
     Names { copies: Cache },
     /// A server gives everything.
@@ -44,8 +44,8 @@ impl Way {
         }
         match kernel::mount(service) {
             Ok(overlay) => {
-                kernel::accompany(service, &overlay);
-                return Ok(Self::Kernel(overlay));
+                let companion = kernel::accompany_run(service, &overlay);
+                return Ok(Self::Kernel(overlay, companion));
             }
             Err(KernelError::NotRoot) => {}
             // As root in a container: it may be allowed what a user is.
@@ -59,10 +59,18 @@ impl Way {
         }
     }
 
+    /// Who goes along with the run, if somebody does.
+    pub(crate) fn into_companion(self) -> Option<Companion> {
+        match self {
+            Self::Kernel(_, companion) => companion,
+            Self::Names { .. } | Self::Fuse => None,
+        }
+    }
+
     /// Whose attributes an overlay has that is written to.
     pub(crate) fn attributes(&self) -> Attributes {
         match self {
-            Self::Kernel(_) => Attributes::Trusted,
+            Self::Kernel(..) => Attributes::Trusted,
             Self::Names { .. } | Self::Fuse => Attributes::User,
         }
     }
@@ -80,7 +88,7 @@ impl Way {
     ) -> Result<Entered, NamespaceError> {
         namespace::enter_with_directory(&service.mount_point)?;
         match self {
-            Self::Kernel(overlay) => {
+            Self::Kernel(overlay, _) => {
                 if !is_below {
                     detached::attach(overlay, &service.mount_point)?;
                 }
@@ -128,7 +136,7 @@ impl Way {
             _ => None,
         };
         let lower = match self {
-            Self::Kernel(overlay) => Some(overlay),
+            Self::Kernel(overlay, _) => Some(overlay),
             Self::Names { .. } | Self::Fuse => stacked.as_ref().or(entered.names.as_ref()),
         };
         match (state, lower) {

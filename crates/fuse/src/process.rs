@@ -108,6 +108,26 @@ pub(crate) fn close_inherited_descriptors() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets go of everything but `kept`, also of what other values of this process own: of the leases of the process that this one is a
+/// copy of, above all. From then on only paths and `kept` may be used, and what is mapped.
+pub(crate) fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > 2 && kept.iter().all(|kept| kept.as_raw_fd() != number))
+        .collect();
+    for number in numbers {
+        #[expect(
+            unsafe_code,
+            reason = "descriptors that values own which are never used again, nor dropped"
+        )]
+        // SAFETY: to be called in a copy of a process that ends without cleanup, where nothing reads through them any more.
+        unsafe {
+            libc::close(number);
+        }
+    }
+    Ok(())
+}
+
 /// Raises the soft limit of open files to the hard one: packs and large objects take a descriptor each.
 pub(crate) fn raise_descriptor_limit() {
     let mut limit = libc::rlimit {

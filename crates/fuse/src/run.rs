@@ -37,7 +37,7 @@ use crate::causes::with_causes;
 use crate::exec::{Command, exec};
 use crate::keep::{self, Attached, Ending, ServerError};
 use crate::keeper;
-use crate::kernel::{Attributes, KernelError};
+use crate::kernel::{Attributes, Companion, KernelError};
 use crate::limits::{self, Limits};
 use crate::mount::MountOptions;
 use crate::mount::fusermount::{receive_descriptor, send_descriptor};
@@ -203,9 +203,9 @@ impl Run<'_> {
             attributes,
         })?;
         let copies = way.copies();
-        let is_served = !matches!(way, Way::Kernel(_));
+        let is_served = !matches!(way, Way::Kernel(..));
         // From here on the mount lives as long as the view it is attached in.
-        drop(way);
+        let companion = way.into_companion();
         let started = receive_connection(&mut channel, is_served).and_then(|device| match device {
             None => Ok((
                 None,
@@ -228,6 +228,7 @@ impl Run<'_> {
                 server,
                 channel,
                 connection,
+                companion,
                 _lease: lease,
             }),
             Err(error) => Err(give_up(child, channel, error)),
@@ -258,6 +259,7 @@ impl Run<'_> {
                 server: Some(server),
                 channel,
                 connection: None,
+                companion: None,
                 _lease: None,
             }),
             Err(error) => {
@@ -390,6 +392,7 @@ struct Started {
     channel: UnixStream,
     /// A copy of the connection of a private mount, by which its end is seen.
     connection: Option<OwnedFd>,
+    companion: Option<Companion>,
     /// Where no server holds one.
     _lease: Option<Lease>,
 }
@@ -411,6 +414,9 @@ impl Started {
         })?;
         if let Some(server) = server {
             wait_for_server(server, self.connection);
+        }
+        if let Some(companion) = self.companion {
+            companion.dismiss();
         }
         match refusal(&last_words, command) {
             None => Ok(code),

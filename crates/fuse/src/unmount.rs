@@ -20,6 +20,9 @@ use crate::process;
 /// A server has nothing to do after its mount is gone; one that takes longer than this hangs.
 const SERVER_END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long before it is looked who may still see it.
+const LOOK_WAIT: Duration = Duration::from_millis(200);
+
 /// How many of the processes that use a mount are named.
 const NAMED_HOLDERS: usize = 5;
 
@@ -95,20 +98,29 @@ pub fn unmount(store: &Store, path: &Path, lazy: bool) -> Result<(), UnmountErro
     let mount_point = &entry.mount_point;
     let servers = servers_of(store, mount_point)?;
     detach_patiently(mount_point, lazy).map_err(|error| name_holders(error, mount_point))?;
-    let limit = if lazy {
-        Duration::from_millis(100)
-    } else {
-        SERVER_END_LIMIT
-    };
     for (pid, pidfd) in servers {
-        if !process::wait_for_end(&pidfd, limit) && !lazy {
-            return Err(UnmountError::ServerStays {
-                path: mount_point.clone(),
-                pid,
-            });
+        let start = Instant::now();
+        while !process::wait_for_end(&pidfd, LOOK_WAIT) {
+            if lazy || is_seen_elsewhere(&entry) {
+                return Ok(());
+            }
+            if start.elapsed() > SERVER_END_LIMIT {
+                return Err(UnmountError::ServerStays {
+                    path: mount_point.clone(),
+                    pid,
+                });
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a view of the file systems that somebody has to himself still shows the mount: it was made while the mount was
+/// there, and nothing reaches it that happens here since. The server goes on for it.
+fn is_seen_elsewhere(entry: &MountEntry) -> bool {
+    let views = mountinfo::read_all_namespaces().unwrap_or_default();
+    let mut mounts = views.iter().flatten();
+    mounts.any(|mount| mount.mount_point == entry.mount_point && mount.source == entry.source)
 }
 
 /// What a start is accompanied by holds files of the mount until it has seen that they were opened, which takes

@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use envfs_store::Digest;
 use envfs_store::lock::FileLock;
@@ -22,6 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Attributes, Refused, detached};
 use crate::mountinfo;
+
+/// How long what a command that was killed leaves behind, mounts and a server, may take to let go of a state; and how often
+/// that is looked at.
+const KILLED_LIMIT: Duration = Duration::from_secs(2);
+const RETRY_WAIT: Duration = Duration::from_millis(20);
 
 /// What tells other installers to leave an environment alone (PEP 668, CEP 22), which is not true of a writable one.
 const INSTALLER_NOTES: [&str; 2] = ["EXTERNALLY-MANAGED", "conda-meta/frozen"];
@@ -152,7 +158,15 @@ impl State {
     /// When somebody else has it.
     pub fn lock(&self) -> Result<FileLock, WritableError> {
         fs::create_dir_all(&self.root).map_err(system("create", &self.root))?;
-        FileLock::try_transient(&self.root.join("lock"))?.ok_or_else(|| WritableError::InUse(self.root.clone()))
+        let path = self.root.join("lock");
+        let end = Instant::now() + KILLED_LIMIT;
+        loop {
+            match FileLock::try_transient(&path)? {
+                Some(lock) => return Ok(lock),
+                None if Instant::now() > end => return Err(WritableError::InUse(self.root.clone())),
+                None => std::thread::sleep(RETRY_WAIT),
+            }
+        }
     }
 
     /// Makes the state for an environment, or finds it made for the same one at the same place. Gives the attributes that

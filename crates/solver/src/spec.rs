@@ -165,6 +165,12 @@ impl Spec {
             .collect()
     }
 
+    /// Whether packages from PyPI are asked for, and of channels nothing but a Python for them.
+    #[must_use]
+    pub fn asks_only_for_python(&self, subdir: Subdir) -> bool {
+        !self.requirements.is_empty() && self.match_specs(subdir).into_iter().all(is_python)
+    }
+
     /// What is asked for from PyPI.
     #[must_use]
     pub fn requirements(&self) -> &Requirements {

@@ -67,8 +67,10 @@ pub struct InheritedBase<'a> {
 /// What may be built while resolving: sources often say only then what they need.
 #[derive(Clone, Copy)]
 pub enum Builds<'a> {
-    /// Nothing. Where it would help, [`WheelsError::is_for_want_of_builds`].
+    /// Nothing: building is switched off.
     No,
+    /// Nothing so far: wheels are looked for first. Where building would help, [`WheelsError::is_for_want_of_builds`].
+    NotYet,
     /// By any Python that uv finds, for an environment that cannot run here.
     Anywhere,
     /// By this Python of the machine: one like that of the environment.
@@ -91,7 +93,7 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Distributio
             sources: Vec::new(),
         });
     }
-    if matches!(request.builds, Builds::No) && request.requirements.need_builds() {
+    if matches!(request.builds, Builds::No | Builds::NotYet) && request.requirements.need_builds() {
         request.requirements.check(false)?;
         return Err(WheelsError::MustBuild);
     }
@@ -243,7 +245,7 @@ fn compile(
         command.args(["--exclude-newer", &moment.to_rfc3339()]);
     }
     let mut command = match request.builds {
-        Builds::No => {
+        Builds::No | Builds::NotYet => {
             command.args(["--only-binary", ":all:"]);
             command
         }

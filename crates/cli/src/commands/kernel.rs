@@ -147,13 +147,13 @@ fn install(
         );
     }
     let followed = match &handle {
-        Handle::Name(name) => name.to_string(),
+        Handle::Name(name, _) => name.to_string(),
         Handle::Signature(_) => found.signature.to_string(),
     };
     let name = match name {
         Some(name) => name.to_owned(),
         None => match &handle {
-            Handle::Name(name) => name.to_string().replace(['/', ':'], "-"),
+            Handle::Name(name, _) => name.to_string().replace(['/', ':'], "-"),
             Handle::Signature(_) => found.signature.to_string()[..16].to_owned(),
         },
     };

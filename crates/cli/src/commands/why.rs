@@ -65,7 +65,7 @@ fn meant(context: &Context, store: &Store, what: &str) -> Result<Vec<Digest>, Cl
         return Ok(packages);
     }
     let found = match Reference::parse(what)? {
-        Reference::Built(handle @ (Handle::Signature(_) | Handle::Name(_))) => handle.environment(context),
+        Reference::Built(handle @ (Handle::Signature(_) | Handle::Name(..))) => handle.environment(context),
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             return Err(CliError::usage("name a signature, a name, a package or an object"));
         }

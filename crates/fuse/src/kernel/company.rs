@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
 
 use super::ahead::{Ahead, Wanted};
 use super::{KernelError, erofs, prepare_names};
 use crate::causes::with_causes;
-use crate::keep;
+use crate::keep::{self, Attached};
 use crate::process;
 use crate::residency;
 use crate::service::Service;
@@ -36,23 +38,62 @@ const IDLE_LIMIT: Duration = Duration::from_secs(3);
 /// It is not watched longer than this.
 const WHOLE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do.
-/// To be called before the mount is attached, so that nothing is missed. Only before threads are started.
-pub(crate) fn accompany(service: &Service, overlay: &OwnedFd) {
-    match Company::of(service, overlay) {
-        Ok(None) => {}
-        Ok(Some(company)) => {
-            let spawned = process::spawn(&[overlay.as_fd()], || match company.run() {
-                Ok(()) => 0,
-                Err(_) => 1,
-            });
-            if let Err(error) = spawned {
-                tracing::info!("{}", with_causes(&error));
-            }
+/// How long a run waits for its companion to note what it saw.
+const NOTING_LIMIT: Duration = Duration::from_secs(2);
+
+/// A process that goes along with a run, until it is dismissed.
+#[derive(Debug)]
+pub(crate) struct Companion {
+    pid: Pid,
+    /// Its end is the sign.
+    sign: io::PipeWriter,
+}
+
+impl Companion {
+    /// Lets it note what it saw, and end.
+    pub(crate) fn dismiss(self) {
+        drop(self.sign);
+        if let Ok(pidfd) = process::open_pidfd(self.pid)
+            && process::wait_for_end(&pidfd, NOTING_LIMIT)
+        {
+            let _ = nix::sys::wait::waitpid(self.pid, None);
         }
-        // A start without company is slower when it is cold, and nothing else.
-        Err(error) => tracing::info!("not accompanied: {}", with_causes(&error)),
     }
+}
+
+/// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do,
+/// until the mount is gone. To be called before the mount is attached, so that nothing is missed; what is returned is to be dropped
+/// when it is. Only before threads are started.
+pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) -> Option<io::PipeWriter> {
+    let (attached, attaching) = io::pipe().ok()?;
+    accompany(service, overlay, End::Unmounted(attached), &[attaching.as_fd()])?;
+    Some(attaching)
+}
+
+/// The same for a run, until it is dismissed or this process ends.
+pub(crate) fn accompany_run(service: &Service, overlay: &OwnedFd) -> Option<Companion> {
+    let (end, sign) = io::pipe().ok()?;
+    let pid = accompany(service, overlay, End::Dismissed(end), &[sign.as_fd()])?;
+    Some(Companion { pid, sign })
+}
+
+fn accompany(service: &Service, overlay: &OwnedFd, end: End, let_go: &[BorrowedFd<'_>]) -> Option<Pid> {
+    // A start without company is slower when it is cold, and nothing else.
+    let failed = |error: &dyn std::error::Error| tracing::info!("not accompanied: {}", with_causes(error));
+    let company = Company::of(service, overlay, end)
+        .inspect_err(|error| failed(error))
+        .ok()??;
+    let let_go: Vec<_> = let_go.iter().copied().chain([overlay.as_fd()]).collect();
+    let spawned = process::spawn(&let_go, || u8::from(company.run().is_err()));
+    spawned.inspect_err(|error| failed(error)).ok()
+}
+
+/// What ends the process, beside the end of the start.
+enum End {
+    /// The mount is not there any more, once the other end of this pipe is closed.
+    Unmounted(io::PipeReader),
+    /// The other end of this pipe is closed.
+    Dismissed(io::PipeReader),
 }
 
 struct Company<'a> {
@@ -63,11 +104,12 @@ struct Company<'a> {
     trace: Trace,
     is_cold: bool,
     opens: Fanotify,
+    end: End,
 }
 
 impl<'a> Company<'a> {
     /// None where there is nothing to do.
-    fn of(service: &'a Service, overlay: &OwnedFd) -> Result<Option<Self>, KernelError> {
+    fn of(service: &'a Service, overlay: &OwnedFd, end: End) -> Result<Option<Self>, KernelError> {
         let trace = Trace::load(&service.store, &service.tree).unwrap_or_default();
         let prepared = prepare_names(service)?;
         // The names are read by every start.
@@ -98,12 +140,17 @@ impl<'a> Company<'a> {
             trace,
             is_cold,
             opens,
+            end,
         }))
     }
 
     fn run(mut self) -> Result<(), KernelError> {
         let _ = SigSet::empty().thread_set_mask();
         let _ = keep::go_to_background(None);
+        let mut kept = vec![self.opens.as_fd()];
+        let (End::Dismissed(end) | End::Unmounted(end)) = &self.end;
+        kept.push(end.as_fd());
+        let _ = process::close_all_but(&kept);
         let prepared = prepare_names(self.service)?;
         self.image = std::fs::read(&prepared.image).unwrap_or_default();
         let mut run = Run::default();
@@ -142,16 +189,34 @@ impl<'a> Company<'a> {
     /// Notes what is opened until the program has started. Calls `opened` for each file once.
     fn watch(&self, run: &mut Run, mut opened: impl FnMut(NodeId)) {
         let start = Instant::now();
+        let attached = Attached::mount(self.service);
+        // proc_pid_mounts(5): a change of the mounts is an event of priority.
+        let mounts = File::open("/proc/self/mountinfo").ok();
+        let mut is_attached = false;
         loop {
             let limit = if run.files.is_empty() { FIRST_LIMIT } else { IDLE_LIMIT };
-            let mut ready = [PollFd::new(self.opens.as_fd(), PollFlags::POLLIN)];
+            let mut ready = vec![PollFd::new(self.opens.as_fd(), PollFlags::POLLIN)];
+            ready.extend(match &self.end {
+                End::Unmounted(_) if is_attached => mounts
+                    .as_ref()
+                    .map(|file| PollFd::new(file.as_fd(), PollFlags::POLLPRI)),
+                End::Dismissed(end) | End::Unmounted(end) => Some(PollFd::new(end.as_fd(), PollFlags::POLLIN)),
+            });
             let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
             match nix::poll::poll(&mut ready, timeout) {
                 Err(Errno::EINTR) => continue,
                 Ok(count) if count > 0 => {}
                 _ => return,
             }
-            let Ok(events) = self.opens.read_events() else { return };
+            let is_called = ready.get(1).is_some_and(|end| end.any().unwrap_or(false));
+            is_attached |= is_called;
+            let is_over = is_called && (matches!(self.end, End::Dismissed(_)) || attached.is_gone());
+            let Ok(events) = self.opens.read_events() else {
+                if is_over || start.elapsed() > WHOLE_LIMIT {
+                    return;
+                }
+                continue;
+            };
             // Each holds the mount: they are let go before anything else is done.
             let nodes: Vec<_> = events
                 .iter()
@@ -165,7 +230,7 @@ impl<'a> Company<'a> {
                     opened(node);
                 }
             }
-            if run.files.len() >= MAX_FILES || start.elapsed() > WHOLE_LIMIT {
+            if is_over || run.files.len() >= MAX_FILES || start.elapsed() > WHOLE_LIMIT {
                 return;
             }
         }

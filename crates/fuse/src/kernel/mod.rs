@@ -30,7 +30,7 @@ use crate::causes::with_causes;
 use crate::mountinfo;
 use crate::service::Service;
 
-pub(crate) use company::accompany;
+pub(crate) use company::{Companion, accompany_mount, accompany_run};
 pub use detached::{Attributes, Refused};
 
 /// Part of the name of every image: another layout must have another name.

@@ -9,6 +9,7 @@
 mod conda;
 mod dist;
 mod importer;
+mod machine;
 mod own;
 mod prefix;
 mod relocate;
@@ -36,6 +37,7 @@ use crate::package::PackageError;
 use importer::Importer;
 use survey::Surveyed;
 
+pub use machine::MachinePython;
 pub use prefix::PrefixKind;
 pub use requested::Requested;
 

@@ -44,6 +44,8 @@ pub(super) struct OwnLayer<'a> {
     prefix: &'a Prefix,
     /// The directory of the environment, with a `/` before it, in which the prefix comes to lie; else empty.
     inside: &'static str,
+    /// The paths in the prefix that texts may name as theirs, each with a `/` before it; the empty one stands for all.
+    named: Vec<String>,
     store: &'a Store,
     workspace: &'a Workspace,
     ingest: Ingest<'a>,
@@ -52,19 +54,22 @@ pub(super) struct OwnLayer<'a> {
 
 impl<'a> OwnLayer<'a> {
     pub(super) fn new(prefix: &'a Prefix, store: &'a Store, workspace: &'a Workspace) -> Result<Self, ImportError> {
-        Self::nested(prefix, "", store, workspace)
+        Self::nested(prefix, "", vec![String::new()], store, workspace)
     }
 
-    /// A layer of files of a prefix that comes to lie in the directory `inside` of the environment, which has a `/` before it.
+    /// A layer of files of a prefix that comes to lie in the directory `inside` of the environment, which has a `/` before it. Of
+    /// the prefix only the paths `named` come along.
     pub(super) fn nested(
         prefix: &'a Prefix,
         inside: &'static str,
+        named: Vec<String>,
         store: &'a Store,
         workspace: &'a Workspace,
     ) -> Result<Self, ImportError> {
         Ok(Self {
             prefix,
             inside,
+            named,
             store,
             workspace,
             ingest: Ingest::new(store, workspace)?,
@@ -168,10 +173,7 @@ impl<'a> OwnLayer<'a> {
                 return Ok(None);
             }
             let is_text = !content.contains(&0) && std::str::from_utf8(&content).is_ok();
-            if is_text
-                && let Some(content) =
-                    relocate::text(&content, &self.prefix.text, &format!("{PLACEHOLDER}{}", self.inside))
-            {
+            if is_text && let Some(content) = self.relocated(&content) {
                 return Ok(Some((self.ingest.add_bytes(&content)?, placeholder_of(&content))));
             }
             return Ok(Some((self.ingest.add_bytes(&content)?, None)));
@@ -180,6 +182,18 @@ impl<'a> OwnLayer<'a> {
         let stored = self.ingest.add(&place, &mut file)?;
         let is_expected = expected.sha256.is_none_or(|sha256| sha256 == stored.sha256);
         Ok(is_expected.then_some((stored, None)))
+    }
+
+    /// A text that names what comes along where it will lie; nothing where it names none of it.
+    fn relocated(&self, content: &[u8]) -> Option<Vec<u8>> {
+        let mut relocated = None;
+        for path in &self.named {
+            let installed = format!("{}{path}", self.prefix.text);
+            let text = relocated.as_deref().unwrap_or(content);
+            let changed = relocate::text(text, &installed, &format!("{PLACEHOLDER}{}{path}", self.inside));
+            relocated = changed.or(relocated);
+        }
+        relocated
     }
 
     /// A file in which an installer had replaced a placeholder.

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn programs_find_their_libraries_from_where_they_are() {
         let program = b"\x7fELF\0/opt/some/python/lib\0next\0";
-        let expected = b"\x7fELF\0$ORIGIN/../lib\0\0\0\0\0\0\0\0next\0";
+        let expected = b"\x7fELF\0$ORIGIN/../lib\0\0\0\0\0\0\0next\0";
         assert_eq!(run_path(program, "/opt/some/python").unwrap(), expected);
         assert_eq!(run_path(program, "/opt/other"), None);
         assert_eq!(run_path(b"\x7fELF\0/p/lib\0", "/p"), None);

@@ -73,6 +73,35 @@ impl VenvPython {
         let short_version = short_version(prefix, field("version").or_else(|| field("version_info")))
             .ok_or_else(|| invalid("neither it nor `lib` says which Python it is of".to_owned()))?;
         let program = Path::new(&home).join(format!("python{short_version}"));
+        let version = field("version").or_else(|| field("version_info")).unwrap_or_default();
+        let version: Vec<&str> = version.split('.').take(3).collect();
+        let version = match version.len() {
+            3 => version.join("."),
+            _ => short_version.clone(),
+        };
+        Self::at(&program, short_version, version, &invalid)
+    }
+
+    /// A Python that no venv was made with yet.
+    pub(super) fn of_program(program: &Path, version: &str) -> Result<Self, ImportError> {
+        let invalid = |reason: String| ImportError::Venv {
+            file: program.to_owned(),
+            reason,
+        };
+        let mut numbers = version.split('.');
+        let short_version = match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) => format!("{major}.{minor}"),
+            _ => return Err(invalid(format!("`{version}` is no version"))),
+        };
+        Self::at(program, short_version, version.to_owned(), &invalid)
+    }
+
+    fn at(
+        program: &Path,
+        short_version: String,
+        version: String,
+        invalid: &dyn Fn(String) -> ImportError,
+    ) -> Result<Self, ImportError> {
         let gone = |_| {
             invalid(format!(
                 "its Python is gone: there is no {}. Install that Python again, or resolve the environment anew",
@@ -91,15 +120,9 @@ impl VenvPython {
                 base.display()
             )));
         }
-        let version = field("version").or_else(|| field("version_info")).unwrap_or_default();
-        let version: Vec<&str> = version.split('.').take(3).collect();
         Ok(Self {
-            version: if version.len() == 3 {
-                version.join(".")
-            } else {
-                short_version.clone()
-            },
             short_version,
+            version,
             base,
             program,
         })
@@ -132,7 +155,7 @@ impl VenvPython {
     ) -> Result<(LockedPackage, Layer, Written), ImportError> {
         let package = self.package(subdir)?;
         let base = Prefix::bare(&self.base)?;
-        let mut layer = OwnLayer::nested(&base, INSIDE, store, workspace)?;
+        let mut layer = OwnLayer::nested(&base, INSIDE, self.named(), store, workspace)?;
         for (path, found, expected) in self.files()? {
             let target =
                 EnvPath::parse([NESTED.as_bytes(), b"/", path.as_bytes()].concat()).map_err(ImportError::path)?;
@@ -176,15 +199,34 @@ impl VenvPython {
         Ok((package, layer, written))
     }
 
+    /// Whether it lies among the machine's own programs.
+    fn is_of_the_system(&self) -> bool {
+        SYSTEM.iter().any(|system| Path::new(system) == self.base)
+    }
+
+    /// Directories that are its alone, wherever it lies.
+    fn own_directories(&self) -> [String; 2] {
+        ["lib", "include"].map(|directory| format!("{directory}/python{}", self.short_version))
+    }
+
+    /// What its files may name as its own, in the words of [`OwnLayer`]. `/usr/share/zoneinfo` stays that of the machine.
+    fn named(&self) -> Vec<String> {
+        if !self.is_of_the_system() {
+            return vec![String::new()];
+        }
+        let programs = [format!("bin/python{}", self.short_version)];
+        let paths = self.own_directories().into_iter().chain(programs);
+        paths.map(|path| format!("/{path}")).collect()
+    }
+
     /// The files that it consists of, by their paths in its own prefix.
     fn files(&self) -> Result<Vec<(EnvPath, Found, Expected)>, ImportError> {
         if self.base.join("conda-meta").is_dir() {
             return conda_files(&self.base);
         }
-        let library = format!("lib/python{}", self.short_version);
-        let is_system = SYSTEM.iter().any(|system| Path::new(system) == self.base);
+        let is_system = self.is_of_the_system();
         let tops = match is_system {
-            true => vec![library.clone(), format!("include/python{}", self.short_version)],
+            true => self.own_directories().to_vec(),
             false => vec!["lib".to_owned(), "include".to_owned(), "share/terminfo".to_owned()],
         };
         let mut files = Vec::new();
@@ -279,7 +321,9 @@ fn walk(root: &Path, path: &Path, files: &mut Vec<(EnvPath, Found)>) -> Result<(
             let name = entry.map_err(failed)?.file_name();
             // Nobody links an environment's Python into a program of another.
             let is_archive = name.as_bytes().ends_with(b".a");
-            if !is_archive && !OTHERS.iter().any(|other| name == *other) {
+            // Bytecode names the place that it was compiled in, and is made anew.
+            let is_bytecode = name == "__pycache__";
+            if !is_archive && !is_bytecode && !OTHERS.iter().any(|other| name == *other) {
                 walk(root, &path.join(name), files)?;
             }
         }

@@ -11,6 +11,10 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         UvError::Failed { explanation } => explanation,
         other => return WheelsError::Uv(other),
     };
+    let explanation = match request.builds {
+        Builds::No => explanation,
+        Builds::NotYet | Builds::Anywhere | Builds::By(_) | Builds::In(..) => without_switches(&explanation),
+    };
     let says = |words: &[&str]| words.iter().any(|word| explanation.contains(word));
     let mut help = Vec::new();
     let mut is_for_want_of_builds = false;
@@ -22,19 +26,9 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         "a package index asks for credentials"
     } else if says(&["No solution found"]) {
         help.extend(about_provided(&explanation, provided));
-        if says(&[
-            "no usable wheels",
-            "no wheels",
-            "only has wheels",
-            "building from source is disabled",
-        ]) {
-            is_for_want_of_builds = matches!(request.builds, Builds::No);
-            help.push(format!(
-                "there is no wheel for Python {} on {}, and building from source is switched off: allow it, ask for a \
-                 version that has a wheel, or for the conda package",
-                request.target.version(),
-                request.target.subdir()
-            ));
+        if says(&["no usable wheels", "no wheels", "only has wheels", BUILDS_ARE_OFF]) {
+            is_for_want_of_builds = matches!(request.builds, Builds::No | Builds::NotYet);
+            help.push(about_wheels(request));
         }
         if says(&["was not found in the package registry"]) {
             help.push("check the name, or say where the package is with --extra-index-url or --find-links".to_owned());
@@ -79,6 +73,30 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
         explanation,
         help,
         is_for_want_of_builds,
+    }
+}
+
+/// uv's remark on packages of which only wheels were looked at.
+const BUILDS_ARE_OFF: &str = "building from source is disabled";
+
+/// uv's words without its hints at options of its own that nobody has set.
+fn without_switches(explanation: &str) -> String {
+    let said = explanation.lines().filter(|line| !line.contains(BUILDS_ARE_OFF));
+    said.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+/// What may help where a version has no wheel.
+fn about_wheels(request: &WheelRequest<'_>) -> String {
+    let (version, subdir) = (request.target.version(), request.target.subdir());
+    match request.builds {
+        Builds::No => format!(
+            "there is no wheel for Python {version} on {subdir}, and building from source is switched off: allow it, ask for \
+             a version that has a wheel, or for the conda package"
+        ),
+        Builds::NotYet | Builds::Anywhere | Builds::By(_) | Builds::In(..) => format!(
+            "there is no wheel for Python {version} on {subdir}: ask for a version that has one, for another Python, or for \
+             the conda package"
+        ),
     }
 }
 

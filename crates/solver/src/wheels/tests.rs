@@ -38,6 +38,14 @@ fn requirements(lines: &[&str]) -> Requirements {
 
 /// The result, unless the registry cannot be reached.
 fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<LockedWheel>, WheelsError>> {
+    resolve_with(lines, provided, Builds::No)
+}
+
+fn resolve_with(
+    lines: &[&str],
+    provided: &[LockedWheel],
+    builds: Builds<'_>,
+) -> Option<Result<Vec<LockedWheel>, WheelsError>> {
     let uv = uv()?;
     let directory = tempfile::tempdir().unwrap();
     let view = view_of(directory.path(), provided);
@@ -54,7 +62,7 @@ fn resolve(lines: &[&str], provided: &[LockedWheel]) -> Option<Result<Vec<Locked
         preferred: &[],
         exclude_newer: None,
         is_complete: false,
-        builds: Builds::No,
+        builds,
         store: None,
     };
     match resolve_wheels(&uv, &request) {
@@ -157,17 +165,28 @@ fn a_contradiction_is_explained_and_its_origin_named() {
 
 #[test]
 fn a_version_without_a_wheel_is_refused_with_a_way_out() {
-    let Some(result) = resolve(&["scipy==1.5.0"], &[]) else {
-        return;
-    };
-    let Err(WheelsError::Failed { help, .. }) = result else {
-        panic!("{result:?}")
-    };
-    assert!(
-        help.iter()
-            .any(|help| help.contains("3.12.8") && help.contains("linux-64")),
-        "{help:?}"
-    );
+    for (builds, is_off) in [(Builds::No, true), (Builds::NotYet, false)] {
+        let Some(result) = resolve_with(&["scipy==1.5.0"], &[], builds) else {
+            return;
+        };
+        let error = result.unwrap_err();
+        assert!(error.is_for_want_of_builds(), "{error}");
+        let WheelsError::Failed { explanation, help, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(
+            explanation.contains("scipy==1.5.0 has no usable wheels"),
+            "{explanation}"
+        );
+        assert!(
+            help.iter()
+                .any(|help| help.contains("3.12.8") && help.contains("linux-64")),
+            "{help:?}"
+        );
+        // Only where somebody has switched builds off it is said that they are.
+        assert_eq!(explanation.contains("disabled"), is_off, "{explanation}");
+        assert_eq!(help.join(" ").contains("switched off"), is_off, "{help:?}");
+    }
 }
 
 #[test]
