@@ -38,7 +38,7 @@ pub(crate) struct SpecArgs {
     /// A package from PyPI, or any other line of a requirements file: 'httpx>=0.27', '-r more.txt', '--index-url URL'
     #[arg(long = "pypi", value_name = "REQUIREMENT", allow_hyphen_values = true)]
     pub(crate) requirements: Vec<String>,
-    /// The version of Python, from a conda channel: 3.12. Where none has it, that of this machine does for packages from PyPI
+    /// The version of Python, from a conda channel: 3.12. Where none has it, builds of packages from PyPI alone take this machine's
     #[arg(long, value_name = "VERSION")]
     pub(crate) python: Option<String>,
     /// A channel: a name, a URL or a directory; the first has priority. Before those of the file
