@@ -4,7 +4,7 @@ use std::path::Path;
 
 use envfs_store::Store;
 use envfs_store::environment::{self, Environment};
-use envfs_store::index::{Index, IndexError};
+use envfs_store::index::{self, Index, IndexError};
 
 use crate::context::Context;
 
@@ -27,11 +27,9 @@ pub(crate) fn open(context: &Context, store: &Store) -> Option<Index> {
 }
 
 /// Notes that an environment is used from now on.
-pub(crate) fn used(context: &Context, store: &Store, environment: &Environment) {
+pub(crate) fn used(store: &Store, environment: &Environment) {
     environment::touch(store, &environment.signature);
-    if let Some(index) = open(context, store) {
-        forgive(index.used(&environment.signature));
-    }
+    forgive(index::used(store, &environment.signature).map_err(IndexError::from));
 }
 
 /// Notes that an environment was made or found, and for which file.
@@ -42,7 +40,7 @@ pub(crate) fn ensured(context: &Context, store: &Store, environment: &Environmen
     let bytes = match known.and_then(|known| known.file_bytes) {
         // It never changes.
         Some(_) => None,
-        None => envfs_store::index::content_bytes(store, environment),
+        None => index::content_bytes(store, environment),
     };
     forgive(index.record(environment, bytes, spec));
 }

@@ -5,12 +5,13 @@
 //! always: the content is synced, then renamed to its name, then the directory that holds the name is synced.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{IoContext, Result};
@@ -156,6 +157,38 @@ pub(crate) fn write_evictable(workspace: &Path, destination: &Path, bytes: &[u8]
     let mut draft = Draft::create(workspace)?;
     draft.write_all(bytes)?;
     draft.publish(destination)
+}
+
+/// Adds `line` to a file that may be lost, unless that has `max_bytes` already.
+pub(crate) fn append_evictable(path: &Path, line: &[u8], max_bytes: u64) -> Result<()> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .at("open", path)?;
+    // Many may add at once: each line is added as a whole (open(2), `O_APPEND`).
+    let mut file = Flock::lock(file, FlockArg::LockShared)
+        .map_err(|(_, errno)| errno)
+        .at("lock", path)?;
+    if file.metadata().at("inspect", path)?.len() < max_bytes {
+        file.write_all(line).at("write", path)?;
+    }
+    Ok(())
+}
+
+/// Takes all lines out of a file that others add to.
+pub(crate) fn take_evictable(path: &Path) -> Result<Option<String>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        result => result.at("open", path)?,
+    };
+    let mut file = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .at("lock", path)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).at("read", path)?;
+    file.set_len(0).at("empty", path)?;
+    Ok((!text.is_empty()).then_some(text))
 }
 
 /// Makes the names in `directory` durable.

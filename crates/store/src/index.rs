@@ -1,8 +1,11 @@
 //! What is known about environments and is not what they are: whose they are, how large, when and how often they were used.
 //!
 //! ```text
-//! <store>/index.sqlite   SQLite, in WAL mode, with its -wal and -shm beside it
+//! <store>/index.sqlite        SQLite, in WAL mode, with its -wal and -shm beside it
+//! <store>/index.sqlite-uses   uses since it was opened last: a line for each, the signature and the time
 //! ```
+//!
+//! A mount or a run waits for no database: it adds a line, and whoever opens the index next takes the lines in.
 //!
 //! Never the truth: everything that matters stands in the files of the store, and the index is made from them again. It is the one
 //! file that `durable` does not write; SQLite has rules of its own. A database that is damaged, or that a newer version made,
@@ -29,6 +32,9 @@ use crate::store::Store;
 
 /// How long to wait for another process that writes. Whoever waits longer goes on without the index.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// So much is noted while nobody opens the index, some 14,000 uses; further ones count for nothing but the time of the last.
+const MAX_USES_BYTES: u64 = 1 << 20;
 
 /// File systems on which the locks and the shared memory of SQLite do not work, or not on all hosts (statfs(2), and
 /// <https://sqlite.org/wal.html>, "All processes using a database must be on the same host computer").
@@ -103,7 +109,11 @@ impl Index {
             source,
         };
         let reason = match connect(&path) {
-            Ok(Opened::Usable(connection)) => return Ok(Self::with(connection, None)),
+            Ok(Opened::Usable(connection)) => {
+                let index = Self::with(connection, None);
+                index.take_uses_in(store)?;
+                return Ok(index);
+            }
             Ok(Opened::Newer) => "it was made by a newer version".to_owned(),
             Err(error) if is_damage(&error) => format!("it is damaged ({error})"),
             Err(error) if is_read_only(&error) => {
@@ -156,19 +166,23 @@ impl Index {
             .map_err(|error| self.failed(error))
     }
 
-    /// Notes that an environment is used now.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn used(&self, signature: &Digest) -> Result<(), IndexError> {
-        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
-        self.connection
-            .execute(
-                schema::USED,
-                params![signature.to_string(), i64::try_from(now).unwrap_or(i64::MAX)],
-            )
-            .map(drop)
-            .map_err(|error| self.failed(error))
+    /// Takes in what was used since the index was opened last.
+    fn take_uses_in(&self, store: &Store) -> Result<(), IndexError> {
+        let Some(lines) = durable::take_evictable(&uses_path(store))? else {
+            return Ok(());
+        };
+        let take = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            for line in lines.lines() {
+                if let Some((signature, at_unix_s)) = line.split_once(' ')
+                    && let (Ok(signature), Ok(at_unix_s)) = (signature.parse::<Digest>(), at_unix_s.parse::<i64>())
+                {
+                    transaction.execute(schema::USED, params![signature.to_string(), at_unix_s])?;
+                }
+            }
+            transaction.commit()
+        };
+        take().map_err(|error| self.failed(error))
     }
 
     /// What is known about one environment.
@@ -218,6 +232,7 @@ impl Index {
     /// # Errors
     /// When the store cannot be read or the database not be written.
     pub fn rebuild(&mut self, store: &Store) -> Result<usize, IndexError> {
+        self.take_uses_in(store)?;
         let mut found = Vec::new();
         // A damaged record is somebody else's to report.
         for environment in environment::list(store)?.into_iter().flatten() {
@@ -331,6 +346,20 @@ fn put_aside(store: &Store, path: &Path) -> crate::Result<()> {
         durable::remove(&path.with_extension(log))?;
     }
     Ok(())
+}
+
+/// Notes that an environment is used now, for whoever opens the index next.
+///
+/// # Errors
+/// When the store cannot be written.
+pub fn used(store: &Store, signature: &Digest) -> crate::Result<()> {
+    let now_unix_s = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
+    let line = format!("{signature} {now_unix_s}\n");
+    durable::append_evictable(&uses_path(store), line.as_bytes(), MAX_USES_BYTES)
+}
+
+fn uses_path(store: &Store) -> PathBuf {
+    store.path("index.sqlite-uses")
 }
 
 fn metadata(row: &Row<'_>, first: usize) -> rusqlite::Result<Metadata> {

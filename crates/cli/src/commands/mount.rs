@@ -124,7 +124,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     let environment = args.with.environment(context, environment)?;
     let store = context.store()?;
     context.claim(&store, &environment.signature, &mount_point)?;
-    metadata::used(context, &store, &environment);
+    metadata::used(&store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {
         signature: environment.signature,

@@ -98,7 +98,7 @@ pub(crate) fn execute(context: &Context, args: &RunArgs) -> Result<ExitCode, Cli
     let mount_at = args.mount_at.as_deref().map(mount::check_mount_point).transpose()?;
     let environment = args.with.environment(context, &args.environment)?;
     let store = context.store()?;
-    metadata::used(context, &store, &environment);
+    metadata::used(&store, &environment);
     let runner = Runner {
         context,
         store: &store,

@@ -172,7 +172,7 @@ fn keep(store: &Store, environment: &Environment, until: Until, memory_mib: u64)
 fn leave_mounted(context: &Context, store: &Store, named: &[String], idle: Duration) -> Result<ExitCode, CliError> {
     for text in named {
         let environment = known::environment(context, text)?;
-        metadata::used(context, store, &environment);
+        metadata::used(store, &environment);
         let place = envfs_fuse::private_prefix(store, &environment.signature);
         let service = service(store, &environment, &place, LeaseKind::Mount)?;
         mounts::keep(&service, Until::Idle { idle_s: idle.as_secs() })?;
