@@ -415,9 +415,7 @@ impl Started {
         if let Some(server) = server {
             wait_for_server(server, self.connection);
         }
-        if let Some(companion) = self.companion {
-            companion.dismiss();
-        }
+        drop(self.companion);
         match refusal(&last_words, command) {
             None => Ok(code),
             Some(error) => Err(error),

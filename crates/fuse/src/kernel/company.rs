@@ -38,27 +38,12 @@ const IDLE_LIMIT: Duration = Duration::from_secs(3);
 /// It is not watched longer than this.
 const WHOLE_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long a run waits for its companion to note what it saw.
-const NOTING_LIMIT: Duration = Duration::from_secs(2);
-
-/// A process that goes along with a run, until it is dismissed.
+/// A process that goes along with a run, until this is dropped. It then notes what it saw and ends: nobody waits for it, because the
+/// kernel takes some ten milliseconds to let go of what watches opens.
 #[derive(Debug)]
 pub(crate) struct Companion {
-    pid: Pid,
     /// Its end is the sign.
-    sign: io::PipeWriter,
-}
-
-impl Companion {
-    /// Lets it note what it saw, and end.
-    pub(crate) fn dismiss(self) {
-        drop(self.sign);
-        if let Ok(pidfd) = process::open_pidfd(self.pid)
-            && process::wait_for_end(&pidfd, NOTING_LIMIT)
-        {
-            let _ = nix::sys::wait::waitpid(self.pid, None);
-        }
-    }
+    _sign: io::PipeWriter,
 }
 
 /// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do,
@@ -73,8 +58,8 @@ pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) -> Option<io
 /// The same for a run, until it is dismissed or this process ends.
 pub(crate) fn accompany_run(service: &Service, overlay: &OwnedFd) -> Option<Companion> {
     let (end, sign) = io::pipe().ok()?;
-    let pid = accompany(service, overlay, End::Dismissed(end), &[sign.as_fd()])?;
-    Some(Companion { pid, sign })
+    accompany(service, overlay, End::Dismissed(end), &[sign.as_fd()])?;
+    Some(Companion { _sign: sign })
 }
 
 fn accompany(service: &Service, overlay: &OwnedFd, end: End, let_go: &[BorrowedFd<'_>]) -> Option<Pid> {
