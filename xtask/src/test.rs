@@ -13,13 +13,14 @@ use anyhow::{Context, Result, bail};
 use crate::{bench, channel, envfs, sh, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("fusermount3", "fuse3"),
     ("mount", "mount"),
     ("python3", "python3"),
     ("git", "git"),
     ("dpkg-deb", "dpkg"),
     ("setpriv", "util-linux"),
+    ("strace", "strace"),
 ];
 
 /// Optional data beside the repository; tests that use it say loudly when they skip.

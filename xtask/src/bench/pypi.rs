@@ -37,7 +37,7 @@ const ASKED: [&str; 10] = [
 const PYTHON: &str = "/usr/bin/python3";
 
 /// How often everything is measured: normally, and for a look.
-const ROUNDS: [usize; 2] = [5, 2];
+const ROUNDS: [usize; 2] = [5, 1];
 
 /// Numbers of environments: normally, and for a look.
 const COUNTS: [&[usize]; 2] = [&[1, 10, 100], &[1, 10]];
@@ -219,7 +219,7 @@ impl World {
                     .arg(&hashed),
             )?;
             let mut extras = sh::command(PYTHON);
-            let most = COUNTS[0].iter().sum::<usize>() + ROUNDS[0] * 2;
+            let most = COUNTS[0].iter().sum::<usize>() + ROUNDS[0] * 2 + COMPILED_COUNT;
             sh::run_quiet(
                 extras
                     .args(["-c", MAKE_EXTRAS])
