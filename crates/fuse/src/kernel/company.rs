@@ -55,7 +55,7 @@ pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) -> Option<io
     Some(attaching)
 }
 
-/// The same for a run, until it is dismissed or this process ends.
+/// The same for a run, until what is returned is dropped or this process ends.
 pub(crate) fn accompany_run(service: &Service, overlay: &OwnedFd) -> Option<Companion> {
     let (end, sign) = io::pipe().ok()?;
     accompany(service, overlay, End::Dismissed(end), &[sign.as_fd()])?;
