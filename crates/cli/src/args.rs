@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 use crate::context::Global;
+use crate::lazily::Lazily;
 
 /// Python environments that appear in milliseconds, cost no disk, and cannot break each other.
 #[derive(Debug, Parser)]
@@ -31,39 +32,69 @@ pub(crate) struct Arguments {
 /// One thing to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Lock(commands::lock::LockArgs),
-    Build(commands::build::BuildArgs),
-    Ensure(commands::ensure::EnsureArgs),
-    Export(commands::export::ExportArgs),
-    Import(commands::import::ImportArgs),
-    Migrate(commands::migrate::MigrateArgs),
-    Mount(commands::mount::MountArgs),
-    Umount(commands::umount::UmountArgs),
-    Commit(commands::commit::CommitArgs),
-    Discard(commands::discard::DiscardArgs),
-    Run(commands::run::RunArgs),
-    Kernel(commands::kernel::KernelArgs),
-    Warm(commands::warm::WarmArgs),
-    Serve(commands::serve::ServeArgs),
-    Ls(commands::ls::LsArgs),
-    Ps(commands::ps::PsArgs),
-    Show(commands::show::ShowArgs),
-    Diff(commands::diff::DiffArgs),
-    Trace(commands::trace::TraceArgs),
-    Name(commands::name::NameArgs),
-    Promote(commands::promote::PromoteArgs),
-    Rollback(commands::rollback::RollbackArgs),
-    Pin(commands::pin::PinArgs),
-    Owner(commands::owner::OwnerArgs),
-    Gc(commands::gc::GcArgs),
-    Why(commands::why::WhyArgs),
-    Du(commands::du::DuArgs),
-    Store(commands::store::StoreArgs),
-    Config(commands::config::ConfigArgs),
+    /// Solve a specification and write a lock file (pixi.lock, version 7)
+    Lock(Lazily<commands::lock::LockArgs>),
+    /// Build an environment into the store and print its signature
+    Build(Lazily<commands::build::BuildArgs>),
+    /// Print the signature of an environment, and make what is missing of it
+    Ensure(Lazily<commands::ensure::EnsureArgs>),
+    /// Write what an environment holds as a file of another tool
+    Export(Lazily<commands::export::ExportArgs>),
+    /// Take an existing conda environment, venv or pixi environment into the store
+    Import(Lazily<commands::import::ImportArgs>),
+    /// Bring many environments into the store by a plan, and report on each
+    Migrate(Lazily<commands::migrate::MigrateArgs>),
+    /// Mount an environment at a directory
+    Mount(Lazily<commands::mount::MountArgs>),
+    /// Unmount an environment and end its server
+    Umount(Lazily<commands::umount::UmountArgs>),
+    /// Turn what was written into an environment into a new one
+    Commit(Lazily<commands::commit::CommitArgs>),
+    /// Forget what was written into an environment
+    Discard(Lazily<commands::discard::DiscardArgs>),
+    /// Run a command in an environment
+    Run(Lazily<commands::run::RunArgs>),
+    /// Register environments as Jupyter kernels
+    Kernel(Lazily<commands::kernel::KernelArgs>),
+    /// Keep environments mounted and in memory, so that `envfs run` starts at once
+    Warm(Lazily<commands::warm::WarmArgs>),
+    /// Show every environment below one directory, for those who cannot mount
+    Serve(Lazily<commands::serve::ServeArgs>),
+    /// List the environments of the store
+    Ls(Lazily<commands::ls::LsArgs>),
+    /// List the mounted environments and running commands
+    Ps(Lazily<commands::ps::PsArgs>),
+    /// Show the packages of an environment, what it inherits and what it cost
+    Show(Lazily<commands::show::ShowArgs>),
+    /// Show which packages differ between two environments, or what was written into one
+    Diff(Lazily<commands::diff::DiffArgs>),
+    /// Look at what the first runs of an environment opened
+    Trace(Lazily<commands::trace::TraceArgs>),
+    /// Give names to environments, and see what they stand for
+    Name(Lazily<commands::name::NameArgs>),
+    /// Let a name stand for what another name stands for
+    Promote(Lazily<commands::promote::PromoteArgs>),
+    /// Let a name stand again for what it stood for before
+    Rollback(Lazily<commands::rollback::RollbackArgs>),
+    /// Keep environments from being collected
+    Pin(Lazily<commands::pin::PinArgs>),
+    /// Say which environments a workflow, a service or a person needs
+    Owner(Lazily<commands::owner::OwnerArgs>),
+    /// Remove environments that nothing keeps, and what only they held
+    Gc(Lazily<commands::gc::GcArgs>),
+    /// Say what keeps an environment, a package or an object from being collected
+    Why(Lazily<commands::why::WhyArgs>),
+    /// Say what each environment takes, and what it would take as a directory
+    Du(Lazily<commands::du::DuArgs>),
+    /// Look at the store itself
+    Store(Lazily<commands::store::StoreArgs>),
+    /// Look at the settings
+    Config(Lazily<commands::config::ConfigArgs>),
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,
-    Variants(commands::variants::VariantsArgs),
+    /// List the variants of a project with their signatures, or say which of them have moved
+    Variants(Lazily<commands::variants::VariantsArgs>),
     /// Print the version
     Version,
 }

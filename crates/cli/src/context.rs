@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
-use envfs_store::lease::{self, Lease};
+use envfs_store::lease::Claim;
 use envfs_store::{Digest, Store};
 use serde::Serialize;
 
@@ -53,8 +53,9 @@ pub(crate) struct Context {
     /// Whether only results and errors are printed.
     pub(crate) quiet: bool,
     /// What this command works with, and what therefore is not collected until it ends.
-    claims: Mutex<Vec<Lease>>,
+    claims: Mutex<Vec<Claim>>,
     settings: OnceLock<Settings>,
+    store: OnceLock<Store>,
 }
 
 impl Context {
@@ -65,6 +66,7 @@ impl Context {
             claims: Mutex::default(),
             global,
             settings: OnceLock::new(),
+            store: OnceLock::new(),
         }
     }
 
@@ -90,13 +92,17 @@ impl Context {
         })
     }
 
-    /// The store, made where there is none, over that of the system, if one is set.
+    /// The store, made where there is none, over that of the system, if one is set. Opened once.
     pub(crate) fn store(&self) -> Result<Store, CliError> {
+        if let Some(store) = self.store.get() {
+            return Ok(store.clone());
+        }
         let path = self.store_path()?;
-        Ok(match &self.settings()?.system_store {
+        let store = match &self.settings()?.system_store {
             Some(system) => Store::open_over(&path, &system.value)?,
             None => Store::open(&path)?,
-        })
+        };
+        Ok(self.store.get_or_init(|| store).clone())
     }
 
     /// Whether nothing may be connected to.
@@ -104,11 +110,27 @@ impl Context {
         Ok(self.settings()?.offline.value)
     }
 
-    /// Keeps an environment from being collected until this command ends; it is, or will be, seen at `place`.
-    pub(crate) fn claim(&self, store: &Store, signature: &Digest, place: &Path) -> Result<(), CliError> {
-        let claim = lease::claim(store, signature, place)?;
+    /// Keeps an environment from being collected until this command ends.
+    pub(crate) fn claim(&self, store: &Store, signature: &Digest) -> Result<(), CliError> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.extend(claim);
+        if !claims.iter().any(|claim| claim.signature() == signature) {
+            claims.extend(Claim::take(store, signature)?);
+        }
+        Ok(())
+    }
+
+    /// The same, with what is laid out for where it is about to be seen.
+    pub(crate) fn claim_at(&self, store: &Store, signature: &Digest, place: &Path) -> Result<(), CliError> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = claims
+            .iter_mut()
+            .find(|claim| claim.signature() == signature && !claim.is_elsewhere(place));
+        if let Some(claim) = held {
+            claim.place(place)?;
+        } else if let Some(mut claim) = Claim::take(store, signature)? {
+            claim.place(place)?;
+            claims.push(claim);
+        }
         Ok(())
     }
 

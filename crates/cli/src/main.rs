@@ -7,6 +7,7 @@ mod config;
 mod context;
 mod error;
 mod known;
+mod lazily;
 mod link_scripts;
 mod machine;
 mod machine_python;
@@ -33,6 +34,8 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{Arguments, Command};
 use crate::context::{Context, Global};
@@ -87,18 +90,19 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
 
 /// What libraries have to tell goes to standard error, where `-v` or `ENVFS_LOG` asks for it.
 fn start_log(global: &Global) {
-    let default = match global.verbose {
-        0 => "error",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
+    let level = match global.verbose {
+        0 => LevelFilter::ERROR,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ENVFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(global.verbose > 1)
-        .without_time()
-        .init();
+        .without_time();
+    match EnvFilter::try_from_env("ENVFS_LOG") {
+        Ok(filter) => log.with_env_filter(filter).init(),
+        // The way of nearly all, which costs nothing.
+        Err(_) => log.with_max_level(level).init(),
+    }
 }

@@ -26,9 +26,8 @@ pub(crate) fn open(context: &Context, store: &Store) -> Option<Index> {
     }
 }
 
-/// Notes that an environment is used from now on.
+/// Notes that an environment is used from now on. Who claimed it has touched it.
 pub(crate) fn used(store: &Store, environment: &Environment) {
-    environment::touch(store, &environment.signature);
     forgive(index::used(store, &environment.signature).map_err(IndexError::from));
 }
 

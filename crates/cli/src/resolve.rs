@@ -124,7 +124,7 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     match Reference::parse(text)? {
         Reference::Built(handle) => {
             let environment = handle.environment(context)?;
-            context.claim(&context.store()?, &environment.signature, Path::new(NOWHERE))?;
+            context.claim(&context.store()?, &environment.signature)?;
             Ok(environment)
         }
         Reference::LockFile(_) | Reference::SpecFile(_) => {
@@ -143,9 +143,6 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
         sources: lock.sources(name, subdir)?,
     })
 }
-
-/// What is claimed and seen nowhere yet.
-const NOWHERE: &str = "/";
 
 /// How often an environment is made again that was collected before it could be claimed.
 const MAX_TRIES: u32 = 5;
@@ -169,10 +166,7 @@ pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result
 /// The environment called `signature`, which from here on is not collected; none if it was.
 pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<Environment>, CliError> {
     let store = context.store()?;
-    match (
-        context.claim(&store, signature, Path::new(NOWHERE)),
-        environment::get(&store, signature)?,
-    ) {
+    match (context.claim(&store, signature), environment::get(&store, signature)?) {
         (Ok(()), found) => Ok(found),
         (Err(_), None) => Ok(None),
         (Err(error), Some(_)) => Err(error),

@@ -224,7 +224,7 @@ impl Version {
             unmount::unmount(store, &prefix, true)?;
         }
         fs::create_dir_all(&prefix).map_err(at("make", &prefix))?;
-        context.claim(store, &environment.signature, &prefix)?;
+        context.claim_at(store, &environment.signature, &prefix)?;
         let service = service(store, environment, &prefix, LeaseKind::Mount)?;
         let options = MountOptions {
             signature: environment.signature,

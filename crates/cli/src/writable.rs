@@ -125,5 +125,5 @@ pub(crate) fn mount(service: &Service, upper: Option<&Path>) -> Result<(), CliEr
         attributes: Attributes::Trusted,
     };
     let lower = kernel::mount(service).map_err(BackendError::from)?;
-    Ok(writable::mount(&lower, &state, &record, service.view.tree())?)
+    Ok(writable::mount(&lower.mount, &state, &record, service.view.tree())?)
 }

@@ -228,7 +228,7 @@ pub(crate) fn pass_over(backend: Backend, error: &dyn std::error::Error) {
 fn attach_kernel(service: &Service) -> Result<(), KernelError> {
     let overlay = kernel::mount(service)?;
     let _attaching = kernel::accompany_mount(service, &overlay);
-    Ok(detached::attach(&overlay, &service.mount_point)?)
+    Ok(detached::attach(&overlay.mount, &service.mount_point)?)
 }
 
 /// Between mounting and serving nobody may end this process: a mount without a server would stay.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use envfs_store::cache::Boot;
 
@@ -18,11 +19,15 @@ pub struct BootError {
     pub source: io::Error,
 }
 
-/// The running boot of this machine.
+/// The running boot of this machine, asked once.
 ///
 /// # Errors
 /// When `/proc` does not tell it.
 pub fn current() -> Result<Boot, BootError> {
+    static CURRENT: OnceLock<Boot> = OnceLock::new();
+    if let Some(boot) = CURRENT.get() {
+        return Ok(boot.clone());
+    }
     let read = |path: &Path| {
         std::fs::read_to_string(path)
             .map(|text| text.trim().to_owned())
@@ -31,8 +36,9 @@ pub fn current() -> Result<Boot, BootError> {
                 source,
             })
     };
-    Ok(Boot {
+    let boot = Boot {
         id: read(Path::new(BOOT_ID))?,
         machine: read(Path::new("/proc/sys/kernel/hostname"))?,
-    })
+    };
+    Ok(CURRENT.get_or_init(|| boot).clone())
 }

@@ -45,7 +45,7 @@ impl Way {
         match kernel::mount(service) {
             Ok(overlay) => {
                 let companion = kernel::accompany_run(service, &overlay);
-                return Ok(Self::Kernel(overlay, companion));
+                return Ok(Self::Kernel(overlay.mount, companion));
             }
             Err(KernelError::NotRoot) => {}
             // As root in a container: it may be allowed what a user is.

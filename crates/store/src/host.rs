@@ -1,6 +1,7 @@
 //! Which kernel this is: locks and process numbers mean something only to processes of the same one.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +17,14 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// The one that runs this process. What cannot be told is empty.
-    pub(crate) fn current() -> Self {
+    /// The one that runs this process, asked once. What cannot be told is empty.
+    pub(crate) fn current() -> &'static Self {
+        static CURRENT: OnceLock<Host> = OnceLock::new();
         let read = |path| fs::read_to_string(path).map_or_else(|_| String::new(), |text| text.trim().to_owned());
-        Self {
+        CURRENT.get_or_init(|| Self {
             host: read("/proc/sys/kernel/hostname"),
             boot: read("/proc/sys/kernel/random/boot_id"),
-        }
+        })
     }
 
     /// Whether `other` is a kernel that may run beside this one: neither this one nor an earlier boot of its machine. Containers

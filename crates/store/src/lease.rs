@@ -115,7 +115,7 @@ impl Lease {
     pub fn update(&self, record: &LeaseRecord) -> Result<()> {
         let written = Written {
             record: record.clone(),
-            host: Host::current(),
+            host: Host::current().clone(),
         };
         let mut text = serde_json::to_vec(&written).map_err(|error| Error::corrupt(&self.path, error.to_string()))?;
         let padded = text.len().next_multiple_of(PADDED_BYTES);
@@ -128,32 +128,67 @@ impl Lease {
     }
 }
 
-/// Takes the environment `signature` for something that is about to be mounted at `mount_point`, before anything else
-/// holds it: from here on it is not collected. Notes that it is used.
-///
-/// # Errors
-/// When it is not in the store. Of a store that may only be read nothing can be taken, and nothing is.
-pub fn claim(store: &Store, signature: &Digest, mount_point: &Path) -> Result<Option<Lease>> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let _shared = match store.share() {
-        Err(Error::Io { source, .. }) if is_read_only(&source) => return Ok(None),
-        shared => shared?,
-    };
-    environment::load(store, signature)?;
-    environment::touch(store, signature);
-    let record = LeaseRecord {
-        kind: LeaseKind::Claim,
-        signature: *signature,
-        mount_point: mount_point.to_owned(),
-        pid: std::process::id(),
-        uid: nix::unistd::getuid().as_raw(),
-        started_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
-        keeper_pid: None,
-    };
-    let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
-    match Lease::take_as(store, &name, &record) {
-        Err(Error::Io { source, .. }) if is_read_only(&source) => Ok(None),
-        result => result.map(Some),
+/// What is claimed and seen nowhere yet.
+const NOWHERE: &str = "/";
+
+/// An environment that is about to be mounted or run, held before anything else holds it: it is not collected.
+#[derive(Debug)]
+pub struct Claim {
+    lease: Lease,
+    record: LeaseRecord,
+}
+
+impl Claim {
+    /// Takes the environment `signature`, wherever it will be seen. Notes that it is used.
+    ///
+    /// # Errors
+    /// When it is not in the store. Of a store that may only be read nothing can be taken, and nothing is.
+    pub fn take(store: &Store, signature: &Digest) -> Result<Option<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let _shared = match store.share() {
+            Err(Error::Io { source, .. }) if is_read_only(&source) => return Ok(None),
+            shared => shared?,
+        };
+        environment::load(store, signature)?;
+        environment::touch(store, signature);
+        let record = LeaseRecord {
+            kind: LeaseKind::Claim,
+            signature: *signature,
+            mount_point: PathBuf::from(NOWHERE),
+            pid: std::process::id(),
+            uid: nix::unistd::getuid().as_raw(),
+            started_unix_s: std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs()),
+            keeper_pid: None,
+        };
+        let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
+        match Lease::take_as(store, &name, &record) {
+            Err(Error::Io { source, .. }) if is_read_only(&source) => Ok(None),
+            result => Ok(Some(Self { lease: result?, record })),
+        }
+    }
+
+    /// What is claimed.
+    #[must_use]
+    pub fn signature(&self) -> &Digest {
+        &self.record.signature
+    }
+
+    /// Whether it has a place, and that is another one than `mount_point`.
+    #[must_use]
+    pub fn is_elsewhere(&self, mount_point: &Path) -> bool {
+        self.record.mount_point != Path::new(NOWHERE) && self.record.mount_point != mount_point
+    }
+
+    /// Notes where it is about to be seen: what is laid out for that place is kept too.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn place(&mut self, mount_point: &Path) -> Result<()> {
+        if self.record.mount_point != mount_point {
+            mount_point.clone_into(&mut self.record.mount_point);
+            self.lease.update(&self.record)?;
+        }
+        Ok(())
     }
 }
 

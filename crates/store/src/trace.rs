@@ -5,6 +5,8 @@
 //! a start is slower and nothing else.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -76,6 +78,18 @@ impl Trace {
     #[must_use]
     pub fn wants_more(&self) -> bool {
         self.runs < RECORDED_RUNS
+    }
+
+    /// How many runs the trace of the tree called `tree` is of, by its first bytes alone, which nothing vouches for.
+    #[must_use]
+    pub fn runs_of(store: &Store, tree: &Digest) -> u32 {
+        let read = || {
+            let mut head = [0; MAGIC.len() + size_of::<u32>()];
+            File::open(path(store, tree)).ok()?.read_exact(&mut head).ok()?;
+            let mut fields = Reader::new(&head);
+            (fields.array()? == MAGIC).then(|| fields.u32())?
+        };
+        read().unwrap_or(0)
     }
 
     /// Adds what one more run opened, each file once. What is new comes behind what that run opened before it.

@@ -17,7 +17,6 @@ use crate::output;
 use crate::recipe::Recipe;
 use crate::serving;
 
-/// Build an environment into the store and print its signature
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs build pixi.lock\n  \

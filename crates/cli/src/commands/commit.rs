@@ -13,7 +13,6 @@ use crate::error::CliError;
 use crate::writable::Opened;
 use crate::{metadata, output};
 
-/// Turn what was written into an environment into a new one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs mount --writable 3fb1c2d4 /envs/x\n  \

@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 
-/// Look at the settings
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The command line wins over variables, these over `.envfs/config.toml` of the project (here or in a\n\

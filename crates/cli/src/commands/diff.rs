@@ -14,7 +14,6 @@ use crate::known;
 use crate::output;
 use crate::writable::Opened;
 
-/// Show which packages differ between two environments, or what was written into one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs diff 3fb1c2d4 a90be120    packages: - only in the first, + only in the second, ~ changed\n  \

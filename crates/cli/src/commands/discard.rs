@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::writable::Found;
 
-/// Forget what was written into an environment
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs discard /envs/x     unmounts it first, if it is mounted\n  \

@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 
-/// Say what each environment takes, and what it would take as a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs du                   OWN is what removing it would free\n  \

@@ -12,7 +12,6 @@ use crate::output;
 use crate::recipe::{Kept, Opened, Recipe};
 use crate::units;
 
-/// Print the signature of an environment, and make what is missing of it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs ensure environment.yml                   solves at most once a day\n  \

@@ -13,7 +13,6 @@ use crate::output;
 use crate::resolve::{self, Reference};
 use crate::solving::{SpecArgs, current_subdir, empty, environment_contents};
 
-/// Write what an environment holds as a file of another tool
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs export 3fb1c2d4 --format environment --no-builds\n  \

@@ -10,7 +10,6 @@ use crate::error::CliError;
 use crate::machine::ThisMachine;
 use crate::{metadata, output, stable, units};
 
-/// Remove environments that nothing keeps, and what only they held
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs gc --dry-run                         say what would go\n  \

@@ -14,7 +14,6 @@ use crate::link_scripts;
 use crate::output;
 use crate::progress::Bar;
 
-/// Take an existing conda environment, venv or pixi environment into the store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs import ~/miniforge3/envs/science         prints the signature\n  \

@@ -20,7 +20,6 @@ use crate::surroundings::{variable, xdg};
 /// Where Jupyter looks besides the user's own directory (`jupyter --paths`).
 const SYSTEM: [&str; 2] = ["/usr/local/share/jupyter", "/usr/share/jupyter"];
 
-/// Register environments as Jupyter kernels
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs kernel install science:current            survives `envfs promote` and `envfs rollback`\n  \

@@ -13,7 +13,6 @@ use crate::resolve;
 use crate::solving::{SpecArgs, current_subdir, empty};
 use crate::variants;
 
-/// Solve a specification and write a lock file (pixi.lock, version 7)
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs lock -f environment.yml\n  \

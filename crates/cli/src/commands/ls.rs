@@ -13,7 +13,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::{metadata, output};
 
-/// List the environments of the store
 #[derive(Debug, clap::Args)]
 pub(crate) struct LsArgs {}
 

@@ -25,7 +25,6 @@ use crate::plan::{self, How, Planned, word};
 /// How much of what a failed command said is kept: its last lines say why.
 const MAX_REASON_BYTES: usize = 4096;
 
-/// Bring many environments into the store by a plan, and report on each
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs migrate plan.toml\n  \

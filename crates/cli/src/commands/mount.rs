@@ -16,7 +16,6 @@ use crate::serving::service;
 use crate::with::WithArgs;
 use crate::{metadata, output, writable};
 
-/// Mount an environment at a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs mount 3fb1c2d4 /envs/x                there when the command returns\n  \
@@ -123,7 +122,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     let mount_point = mount::check_mount_point(path)?;
     let environment = args.with.environment(context, environment)?;
     let store = context.store()?;
-    context.claim(&store, &environment.signature, &mount_point)?;
+    context.claim_at(&store, &environment.signature, &mount_point)?;
     metadata::used(&store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
     let options = MountOptions {

@@ -14,7 +14,6 @@ use crate::error::CliError;
 use crate::naming::{self, ChangeArgs, ExpectedArgs};
 use crate::{output, resolve, stable};
 
-/// Give names to environments, and see what they stand for
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs name set proj:qa 3fb1c2d4 -m 'numpy 2'    from now on <ENV> may be proj:qa\n  \

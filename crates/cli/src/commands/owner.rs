@@ -10,7 +10,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::{output, resolve};
 
-/// Say which environments a workflow, a service or a person needs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs owner add workflow:17 3fb1c2d4 5e77a1c0    keeps both\n  \

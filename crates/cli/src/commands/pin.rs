@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::{naming, output, resolve, units};
 
-/// Keep environments from being collected
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs pin add 3fb1c2d4 --reason 'paper 12'      until somebody removes the pin\n  \

@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::naming::{self, ChangeArgs};
 
-/// Let a name stand for what another name stands for
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs promote proj:qa proj:current -m 'passed'\n  \

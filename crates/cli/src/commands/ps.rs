@@ -12,7 +12,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 
-/// List the mounted environments and running commands
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "STATE is `serving`; `restarting` where the server was killed and its keeper starts another; `unguarded` where the\n\

@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::naming::{self, ChangeArgs};
 
-/// Let a name stand again for what it stood for before
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs rollback proj                  the last other environment; once more goes back further\n  \

@@ -36,7 +36,6 @@ use crate::{metadata, units, writable};
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Run a command in an environment
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs run 3fb1c2d4 -- python train.py\n  \
@@ -225,7 +224,7 @@ impl Runner<'_> {
 
     /// What serves the environment at `prefix`, and the command in it.
     fn prepare(&self, prefix: &Path) -> Result<(Service, Command), CliError> {
-        self.context.claim(self.store, &self.environment.signature, prefix)?;
+        self.context.claim_at(self.store, &self.environment.signature, prefix)?;
         let service = service(self.store, self.environment, prefix, LeaseKind::Run)?;
         let command = activate::command(
             &service.view,

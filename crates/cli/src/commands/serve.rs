@@ -12,7 +12,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::{output, units};
 
-/// Show every environment below one directory, for those who cannot mount
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs serve /envs                                 until `envfs umount /envs`\n  \

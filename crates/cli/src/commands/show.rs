@@ -12,7 +12,6 @@ use crate::error::CliError;
 use crate::known;
 use crate::output;
 
-/// Show the packages of an environment, what it inherits and what it cost
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
     /// A signature, a name, a lock file or an environment.yml

@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 
-/// Look at the store itself
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
     #[command(subcommand)]

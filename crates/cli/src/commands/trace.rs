@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::{output, resolve};
 
-/// Look at what the first runs of an environment opened
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs trace show 3fb1c2d4           the files that its first runs opened, in order\n  \

@@ -8,7 +8,6 @@ use envfs_fuse::unmount;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Unmount an environment and end its server
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs umount /envs/x          returns when the mount is gone and its server has ended\n  \

@@ -16,7 +16,6 @@ use crate::variants::{self, Listed};
 /// Some signature is not what it was.
 const MOVED: u8 = 3;
 
-/// List the variants of a project with their signatures, or say which of them have moved
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs variants                                  what pixi.lock in this directory holds\n  \

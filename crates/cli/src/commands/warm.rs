@@ -26,7 +26,6 @@ const IDLE_MEMORY_BYTES: u64 = 512 << 20;
 /// Of how many bytes of an environment's files the kernel is asked to have them in memory.
 const DEFAULT_MEMORY_MIB: u64 = 256;
 
-/// Keep environments mounted and in memory, so that `envfs run` starts at once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs warm 3fb1c2d4                    until `envfs warm --stop 3fb1c2d4`\n  \

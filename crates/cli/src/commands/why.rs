@@ -14,7 +14,6 @@ use crate::machine::ThisMachine;
 use crate::output;
 use crate::resolve::{Handle, Reference};
 
-/// Say what keeps an environment, a package or an object from being collected
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     envfs why 3fb1c2d4          names, pins, owners, mounts, and what inherits from it\n  \

@@ -7,13 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use envfs_store::cache::Cache;
 use envfs_store::store::Location;
-use envfs_store::trace::{MAX_FILES, Opened, Trace};
+use envfs_store::trace::{self, MAX_FILES, Opened, Trace};
 use envfs_store::tree::{NodeId, Tree};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -22,7 +21,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
 use super::ahead::{Ahead, Wanted};
-use super::{KernelError, erofs, prepare_names};
+use super::{KernelError, Overlay, erofs};
 use crate::causes::with_causes;
 use crate::keep::{self, Attached};
 use crate::process;
@@ -49,26 +48,26 @@ pub(crate) struct Companion {
 /// Starts a process that goes along with what is started on `overlay`, the mount of `service`, if there is something to do,
 /// until the mount is gone. To be called before the mount is attached, so that nothing is missed; what is returned is to be dropped
 /// when it is. Only before threads are started.
-pub(crate) fn accompany_mount(service: &Service, overlay: &OwnedFd) -> Option<io::PipeWriter> {
+pub(crate) fn accompany_mount(service: &Service, overlay: &Overlay) -> Option<io::PipeWriter> {
     let (attached, attaching) = io::pipe().ok()?;
     accompany(service, overlay, End::Unmounted(attached), &[attaching.as_fd()])?;
     Some(attaching)
 }
 
 /// The same for a run, until what is returned is dropped or this process ends.
-pub(crate) fn accompany_run(service: &Service, overlay: &OwnedFd) -> Option<Companion> {
+pub(crate) fn accompany_run(service: &Service, overlay: &Overlay) -> Option<Companion> {
     let (end, sign) = io::pipe().ok()?;
     accompany(service, overlay, End::Dismissed(end), &[sign.as_fd()])?;
     Some(Companion { _sign: sign })
 }
 
-fn accompany(service: &Service, overlay: &OwnedFd, end: End, let_go: &[BorrowedFd<'_>]) -> Option<Pid> {
+fn accompany(service: &Service, overlay: &Overlay, end: End, let_go: &[BorrowedFd<'_>]) -> Option<Pid> {
     // A start without company is slower when it is cold, and nothing else.
     let failed = |error: &dyn std::error::Error| tracing::info!("not accompanied: {}", with_causes(error));
     let company = Company::of(service, overlay, end)
         .inspect_err(|error| failed(error))
         .ok()??;
-    let let_go: Vec<_> = let_go.iter().copied().chain([overlay.as_fd()]).collect();
+    let let_go: Vec<_> = let_go.iter().copied().chain([overlay.mount.as_fd()]).collect();
     let spawned = process::spawn(&let_go, || u8::from(company.run().is_err()));
     spawned.inspect_err(|error| failed(error)).ok()
 }
@@ -83,10 +82,9 @@ enum End {
 
 struct Company<'a> {
     service: &'a Service,
-    cache: Cache,
+    overlay: &'a Overlay,
     /// The image of the names.
     image: Vec<u8>,
-    trace: Trace,
     is_cold: bool,
     opens: Fanotify,
     end: End,
@@ -94,12 +92,11 @@ struct Company<'a> {
 
 impl<'a> Company<'a> {
     /// None where there is nothing to do.
-    fn of(service: &'a Service, overlay: &OwnedFd, end: End) -> Result<Option<Self>, KernelError> {
-        let trace = Trace::load(&service.store, &service.tree).unwrap_or_default();
-        let prepared = prepare_names(service)?;
+    fn of(service: &'a Service, overlay: &'a Overlay, end: End) -> Result<Option<Self>, KernelError> {
+        let runs = Trace::runs_of(&service.store, &service.tree);
         // The names are read by every start.
-        let is_cold = trace.runs > 0 && File::open(&prepared.image).is_ok_and(|image| residency::is_cold(&image));
-        if !is_cold && !trace.wants_more() {
+        let is_cold = runs > 0 && File::open(&overlay.image).is_ok_and(|image| residency::is_cold(&image));
+        if !is_cold && runs >= trace::RECORDED_RUNS {
             return Ok(None);
         }
         let watch = || -> nix::Result<Fanotify> {
@@ -110,7 +107,7 @@ impl<'a> Company<'a> {
             let event_flags = EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC;
             let opens = Fanotify::init(flags, event_flags)?;
             let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-            opens.mark(mark, MaskFlags::FAN_OPEN, overlay, Some(Path::new(".")))?;
+            opens.mark(mark, MaskFlags::FAN_OPEN, &overlay.mount, Some(Path::new(".")))?;
             Ok(opens)
         };
         let opens = watch().map_err(|errno| super::Refused {
@@ -120,9 +117,8 @@ impl<'a> Company<'a> {
         })?;
         Ok(Some(Self {
             service,
-            cache: prepared.cache,
+            overlay,
             image: Vec::new(),
-            trace,
             is_cold,
             opens,
             end,
@@ -136,12 +132,12 @@ impl<'a> Company<'a> {
         let (End::Dismissed(end) | End::Unmounted(end)) = &self.end;
         kept.push(end.as_fd());
         let _ = process::close_all_but(&kept);
-        let prepared = prepare_names(self.service)?;
-        self.image = std::fs::read(&prepared.image).unwrap_or_default();
+        self.image = std::fs::read(&self.overlay.image).unwrap_or_default();
         let mut run = Run::default();
         if self.is_cold {
-            let ahead = Ahead::new(&self.trace, self.wanted()?);
-            let places: HashMap<NodeId, usize> = self.trace.files.iter().map(|file| file.node).zip(0..).collect();
+            let trace = Trace::load(&self.service.store, &self.service.tree).unwrap_or_default();
+            let ahead = Ahead::new(&trace, self.wanted(&trace));
+            let places: HashMap<NodeId, usize> = trace.files.iter().map(|file| file.node).zip(0..).collect();
             ahead.during(|| {
                 self.watch(&mut run, |node| {
                     if let Some(&place) = places.get(&node) {
@@ -156,19 +152,19 @@ impl<'a> Company<'a> {
     }
 
     /// The files of the trace, with their paths.
-    fn wanted(&self) -> Result<Vec<Wanted>, KernelError> {
+    fn wanted(&self, trace: &Trace) -> Vec<Wanted> {
         let tree = self.tree();
         let mut wanted = Vec::new();
-        for (place, file) in self.trace.files.iter().enumerate() {
+        for (place, file) in trace.files.iter().enumerate() {
             // Of another tree, or damaged: it helps nobody, and harms nobody.
             if let Ok(node) = tree.node(file.node)
-                && let Ok(Some(path)) = self.cache.content_file(node)
+                && let Ok(Some(path)) = self.overlay.cache.content_file(node)
             {
                 let pieces = file.pieces.clone();
                 wanted.push(Wanted { place, path, pieces });
             }
         }
-        Ok(wanted)
+        wanted
     }
 
     /// Notes what is opened until the program has started. Calls `opened` for each file once.

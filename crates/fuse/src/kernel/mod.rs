@@ -148,11 +148,22 @@ pub fn prepare_content(service: &Service) -> Result<Cache, KernelError> {
     Ok(cache)
 }
 
+/// An environment as a mount that no path leads to yet.
+#[derive(Debug)]
+pub struct Overlay {
+    /// The mount.
+    pub mount: OwnedFd,
+    /// The image of its names.
+    image: PathBuf,
+    /// Where its content is.
+    cache: Cache,
+}
+
 /// The environment as a mount that no path leads to yet.
 ///
 /// # Errors
 /// When this is not root, the kernel lacks what is needed, or the content cannot be laid out.
-pub fn mount(service: &Service) -> Result<OwnedFd, KernelError> {
+pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot);
     }
@@ -167,7 +178,12 @@ pub fn mount(service: &Service) -> Result<OwnedFd, KernelError> {
         Patched::Image(image) => ContentLayer::Mount(image.as_fd()),
     }));
     let source = mountinfo::source(&service.signature);
-    Ok(detached::overlay(&source, names.as_fd(), &layers, Attributes::Trusted)?)
+    let mount = detached::overlay(&source, names.as_fd(), &layers, Attributes::Trusted)?;
+    Ok(Overlay {
+        mount,
+        image: prepared.image,
+        cache: prepared.cache,
+    })
 }
 
 /// Where the files are as they look at one prefix.

@@ -12,7 +12,7 @@ use crate::environment::{Package, PackageKind};
 use crate::error::Error;
 use crate::ingest::Ingest;
 use crate::layer::{Entry, EntryKind, FileEntry, Layer};
-use crate::lease;
+use crate::lease::{self, Claim};
 use crate::names::{Author, Names};
 use crate::path::EnvPath;
 use crate::roots::{Owner, Pin, Roots};
@@ -293,7 +293,7 @@ fn what_nothing_keeps_goes_and_what_something_keeps_stays() {
     };
     Roots::of(&store).pin(&pinned.signature, pin.clone()).unwrap();
     own(&store, "w:1", &heir.signature);
-    let claim = lease::claim(&store, &claimed.signature, Path::new("/x")).unwrap();
+    let claim = Claim::take(&store, &claimed.signature).unwrap();
 
     let options = Options { keep_last: 2, ..NOW };
     let collected = collect(&store, &options, &Nowhere(&store)).unwrap();
@@ -531,9 +531,7 @@ fn collections_beside_builds_and_reads() {
                     let base =
                         (next(&mut random, 2) == 0).then(|| build(&store, &[40 + next(&mut random, 2)], None).unwrap());
                     // As `build --base` does: what it inherits from is claimed.
-                    let claim = base
-                        .as_ref()
-                        .map(|base| lease::claim(&store, &base.signature, Path::new("/x")));
+                    let claim = base.as_ref().map(|base| Claim::take(&store, &base.signature));
                     let base = base.filter(|_| matches!(claim, Some(Ok(_))));
                     let environment = build(&store, &packages, base.as_ref()).unwrap();
                     let owner = format!("w:{writer}");
@@ -563,7 +561,7 @@ fn collections_beside_builds_and_reads() {
                         continue;
                     };
                     // What is claimed stays; what is gone before cannot be claimed.
-                    let Ok(claim) = lease::claim(&store, signature, Path::new("/x")) else {
+                    let Ok(claim) = Claim::take(&store, signature) else {
                         continue;
                     };
                     let environment = environment::load(&store, signature).unwrap();
