@@ -65,7 +65,14 @@ impl Ledger {
     /// Waits until nobody else changes documents.
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
         let drafts = self.drafts();
-        durable::create_directory(&drafts)?;
+        if !drafts.exists() {
+            let missing = drafts.ancestors().skip(1).take_while(|directory| !directory.exists());
+            let missing: Vec<_> = missing.collect();
+            durable::create_directory(&drafts)?;
+            // The first document must not be lost with a directory that it is in.
+            let mut above = missing.into_iter().filter_map(Path::parent);
+            above.try_for_each(durable::sync_directory)?;
+        }
         let lock = FileLock::exclusive(&self.path(".lock"))?;
         for abandoned in crate::store::list(&drafts)? {
             durable::remove(&abandoned)?;
@@ -107,7 +114,7 @@ impl Locked<'_> {
         }
         for directory in path.ancestors().skip(1) {
             // Directories that other documents are in stay.
-            if directory == self.ledger.directory || std::fs::remove_dir(directory).is_err() {
+            if directory == self.ledger.directory || !durable::remove_empty_directory(directory) {
                 break;
             }
         }
