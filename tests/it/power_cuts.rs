@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use envfs_store::digest::Digest;
+use envfs_tests::chance::random;
 use envfs_tests::changes::{Change, World};
 use envfs_tests::power::{Disk, FileSystem, Journal};
 use envfs_tests::program::finish;
@@ -254,8 +255,12 @@ impl Worker<'_> {
                 let removed = self.run(&["name", "rm", &name]);
                 self.settle(removed.is_some())
             }
-            x => {
-                let packages: &[&str] = [&["a"][..], &["b"], &["a", "b"]][(x * 100.0) as usize % 3];
+            _ => {
+                let packages: &[&str] = match random(&mut self.state) {
+                    x if x < 0.3 => &["a"],
+                    x if x < 0.6 => &["b"],
+                    _ => &["a", "b"],
+                };
                 let arguments = self.world.build_of(packages);
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 let Some(built) = self.run(&arguments) else { return 0 };
@@ -285,12 +290,4 @@ impl Worker<'_> {
 
 fn name_of(worker: usize) -> String {
     format!("worker-{worker}:current")
-}
-
-/// A number from 0 to 1, by xorshift.
-fn random(state: &mut u64) -> f64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    f64::from(u32::try_from(*state >> 32).unwrap()) / f64::from(u32::MAX)
 }
