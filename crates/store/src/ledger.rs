@@ -109,8 +109,12 @@ impl Locked<'_> {
     pub(crate) fn remove(&self, key: &str) -> Result<()> {
         let path = self.ledger.path(key);
         durable::remove(&path)?;
-        if let Some(directory) = path.parent().filter(|directory| directory.exists()) {
-            durable::sync_directory(directory)?;
+        if let Some(directory) = path.parent() {
+            match durable::sync_directory(directory) {
+                // It is not asked for first: of a disk that fails nothing is there, and what is removed would come back.
+                Err(error) if error.is_gone() => {}
+                result => result?,
+            }
         }
         for directory in path.ancestors().skip(1) {
             // Directories that other documents are in stay.
