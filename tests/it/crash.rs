@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use envfs_tests::chance::random;
 use envfs_tests::channel::Channel;
 use envfs_tests::data::{self, RealChannel};
 use envfs_tests::large::{Noise, write_with_noise};
@@ -278,12 +279,4 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(60), "waited for a minute");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// A number from 0 to 1, by xorshift.
-fn random(state: &mut u64) -> f64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    f64::from(u32::try_from(*state >> 32).unwrap()) / f64::from(u32::MAX)
 }

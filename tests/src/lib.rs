@@ -5,15 +5,20 @@
 #![expect(clippy::print_stderr, reason = "a test that skips says so loudly")]
 
 pub mod cases;
+pub mod chance;
+pub mod changes;
 pub mod channel;
 pub mod data;
 pub mod disk;
 pub mod large;
 pub mod mounted;
 pub mod package;
+pub mod power;
 pub mod program;
 pub mod pypi;
 pub mod reference;
 pub mod seen;
 pub mod server;
+pub mod sound;
+pub mod steps;
 pub mod user;

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use envfs_store::Store;
 use envfs_store::digest::Digest;
@@ -179,11 +179,27 @@ impl Envfs {
 /// When it cannot be started.
 pub fn finish(command: &mut Command) -> Finished {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    finished(&output, format!("{command:?}"))
+}
+
+/// Waits for a process that was started with its outputs piped; `shown` is how its command is shown.
+///
+/// # Panics
+/// When it cannot be waited for.
+#[must_use]
+pub fn finish_child(child: Child, shown: String) -> Finished {
+    let output = child
+        .wait_with_output()
+        .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    finished(&output, shown)
+}
+
+fn finished(output: &Output, shown: String) -> Finished {
     Finished {
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        shown: format!("{command:?}"),
+        shown,
     }
 }
 

@@ -12,6 +12,7 @@ mod bench;
 mod channel;
 mod demo;
 mod envfs;
+mod power_cuts;
 mod sh;
 mod specs;
 mod system;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// Run every check: formatting, lints, tidy, and the tests of the whole workspace.
     Test,
+    /// Cut the power under a store again and again, and look that nothing is lost (root).
+    PowerCuts(power_cuts::Options),
     /// Check the rules of this house that no other tool checks.
     Tidy,
     /// Read and lock the specifications of well-known projects, and write a table of what became of each.
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo { local_channel } => demo::run(local_channel),
         Task::Test => test::run(),
+        Task::PowerCuts(options) => power_cuts::run(&options),
         Task::Tidy => tidy::run(),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),

@@ -91,9 +91,8 @@ pub(crate) fn link(service: &Service) -> Result<(), LinkError> {
         uid: nix::unistd::getuid().as_raw(),
         started_unix_s: unix_now_s(),
     };
-    // First, so that what is half-made is known as ours.
-    let marker = path.join(MARKER);
-    fs::write(&marker, record.to_json()?).map_err(io_error("write", &marker))?;
+    // First, and all of it at once, so that what is half-made is known as ours.
+    envfs_store::write_new(&path.join(MARKER), &record.to_json()?)?;
     let linked = Linker::new(service).link_all(path).inspect(|_| {
         // Of a store that may only be read, it is listed nowhere.
         let _ = record.register(&service.store);

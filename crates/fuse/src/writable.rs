@@ -190,7 +190,8 @@ impl State {
         self.hide_installer_notes(tree)?;
         let path = self.record_path();
         let text = serde_json::to_vec(record).map_err(|error| system("write", &path)(error.into()))?;
-        fs::write(&path, text).map_err(system("write", &path))?;
+        // Last, and all of it at once: without it, whoever comes next makes the rest.
+        envfs_store::write_new(&path, &text)?;
         Ok(record.attributes)
     }
 
@@ -217,8 +218,11 @@ impl State {
             let place = self.upper().join(&path);
             let directory = place.parent().unwrap_or(&place);
             fs::create_dir_all(directory).map_err(system("create", directory))?;
-            rustix::fs::mknodat(rustix::fs::CWD, &place, FileType::CharacterDevice, Mode::empty(), 0)
-                .map_err(|errno| system("hide", &place)(errno.into()))?;
+            match rustix::fs::mknodat(rustix::fs::CWD, &place, FileType::CharacterDevice, Mode::empty(), 0) {
+                // By one that was killed before it had made the rest.
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(system("hide", &place)(errno.into())),
+            }
         }
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! The one seam through which the store is written: create, sync, publish, remove.
 //!
-//! Nothing else in this crate creates, renames or unlinks a file of the store, so that what may be lost in a
-//! power cut, and in which order, can be read (and cut at every step by tests) in this one room. The order is
-//! always: the content is synced, then renamed to its name, then the directory that holds the name is synced.
+//! Nothing else in this crate creates, writes, renames or unlinks a file of the store, which `cargo xtask tidy` checks, so that
+//! what may be lost in a power cut, and in which order, can be read in this one room. The order is always: the content is
+//! synced, then renamed to its name, then the directory that holds the name is synced. Tests cut it at every step, and leave
+//! out each kind of sync to see that it is missed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -159,6 +160,38 @@ pub(crate) fn write_evictable(workspace: &Path, destination: &Path, bytes: &[u8]
     draft.publish(destination)
 }
 
+/// Writes a new file where nothing else may be left beside it, so that it appears with all its bytes: it has no name before
+/// (open(2), `O_TMPFILE`), where the file system can do that. Not durable.
+///
+/// # Errors
+/// When there is such a file, or it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let write = || match rustix::fs::open(parent(path), flags, mode) {
+        Ok(nameless) => {
+            let mut file = File::from(nameless);
+            file.write_all(bytes)?;
+            let here = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
+            Ok(rustix::fs::linkat(
+                rustix::fs::CWD,
+                here,
+                rustix::fs::CWD,
+                path,
+                follow,
+            )?)
+        }
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)?
+            .write_all(bytes),
+        Err(errno) => Err(io::Error::from(errno)),
+    };
+    write().at("write", path)
+}
+
 /// Adds `line` to a file that may be lost, unless that has `max_bytes` already.
 pub(crate) fn append_evictable(path: &Path, line: &[u8], max_bytes: u64) -> Result<()> {
     let file = OpenOptions::new()
@@ -191,6 +224,35 @@ pub(crate) fn take_evictable(path: &Path) -> Result<Option<String>> {
     Ok((!text.is_empty()).then_some(text))
 }
 
+/// Opens a file that is there to be locked, and makes it where there is none. What is in it stays.
+pub(crate) fn open_to_lock(path: &Path) -> io::Result<File> {
+    let result = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    match result {
+        // A lock can be taken on a file that may only be read, as in a store of somebody else.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            File::open(path).map_err(|_| error)
+        }
+        result => result,
+    }
+}
+
+/// Writes `bytes` over what a file says that its writer holds locked. At once: whoever reads meanwhile sees a whole text, if that
+/// has as many bytes as the one before. For what ends with its process.
+pub(crate) fn write_over(file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
+    file.write_all_at(bytes, 0).at("write", path)?;
+    file.set_len(bytes.len() as u64).at("write", path)
+}
+
 /// Makes the names in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     let file = File::open(directory).at("open", directory)?;
@@ -200,6 +262,17 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 /// Creates `directory` and what is missing above it.
 pub(crate) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).at("create", directory)
+}
+
+/// Creates a directory in `above` whose name begins with `prefix` and that nobody else has.
+pub(crate) fn create_own_directory(above: &Path, prefix: &str) -> Result<PathBuf> {
+    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(above);
+    Ok(made.at("create a workspace in", above)?.keep())
+}
+
+/// Removes a directory unless there is something in it, and says whether it is gone.
+pub(crate) fn remove_empty_directory(directory: &Path) -> bool {
+    fs::remove_dir(directory).is_ok()
 }
 
 /// Moves a file, and says whether it was there. Not durable until the directories are synced.

@@ -4,7 +4,6 @@
 //! leases sweeps it. Where several hosts share a store, a lock of one need not be seen by the others: a lease says on which boot
 //! of which host it was taken, and that of another host counts until it is [`FOREIGN_LIFE`] old.
 
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,8 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::durable;
 use crate::environment;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lock::FileLock;
 use crate::store::Store;
@@ -102,7 +102,7 @@ impl Lease {
     fn take_as(store: &Store, name: &str, record: &LeaseRecord) -> Result<Self> {
         let path = store.path("leases").join(name);
         let lock = FileLock::transient(&path)?;
-        lock.file().set_len(0).at("write", &path)?;
+        durable::write_over(lock.file(), &path, b"")?;
         let lease = Self { lock, path };
         lease.update(record)?;
         Ok(lease)
@@ -119,12 +119,9 @@ impl Lease {
         };
         let mut text = serde_json::to_vec(&written).map_err(|error| Error::corrupt(&self.path, error.to_string()))?;
         let padded = text.len().next_multiple_of(PADDED_BYTES);
-        // Written at once over what is there: whoever reads meanwhile sees a whole record.
         text.resize(padded - 1, b' ');
         text.push(b'\n');
-        let file = self.lock.file();
-        file.write_all_at(&text, 0).at("write", &self.path)?;
-        file.set_len(text.len() as u64).at("write", &self.path)
+        durable::write_over(self.lock.file(), &self.path, &text)
     }
 }
 

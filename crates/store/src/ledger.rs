@@ -65,7 +65,14 @@ impl Ledger {
     /// Waits until nobody else changes documents.
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
         let drafts = self.drafts();
-        durable::create_directory(&drafts)?;
+        if !drafts.exists() {
+            let missing = drafts.ancestors().skip(1).take_while(|directory| !directory.exists());
+            let missing: Vec<_> = missing.collect();
+            durable::create_directory(&drafts)?;
+            // The first document must not be lost with a directory that it is in.
+            let mut above = missing.into_iter().filter_map(Path::parent);
+            above.try_for_each(durable::sync_directory)?;
+        }
         let lock = FileLock::exclusive(&self.path(".lock"))?;
         for abandoned in crate::store::list(&drafts)? {
             durable::remove(&abandoned)?;
@@ -102,12 +109,16 @@ impl Locked<'_> {
     pub(crate) fn remove(&self, key: &str) -> Result<()> {
         let path = self.ledger.path(key);
         durable::remove(&path)?;
-        if let Some(directory) = path.parent().filter(|directory| directory.exists()) {
-            durable::sync_directory(directory)?;
+        if let Some(directory) = path.parent() {
+            match durable::sync_directory(directory) {
+                // It is not asked for first: of a disk that fails nothing is there, and what is removed would come back.
+                Err(error) if error.is_gone() => {}
+                result => result?,
+            }
         }
         for directory in path.ancestors().skip(1) {
             // Directories that other documents are in stay.
-            if directory == self.ledger.directory || std::fs::remove_dir(directory).is_err() {
+            if directory == self.ledger.directory || !durable::remove_empty_directory(directory) {
                 break;
             }
         }

@@ -72,7 +72,7 @@ mod wire;
 pub mod workspace;
 
 pub use digest::Digest;
-pub use durable::remove_tree;
+pub use durable::{remove_tree, write_new};
 pub use error::{Error, Holder, Result};
 pub use store::Store;
 pub use usage::Usage;

@@ -7,7 +7,7 @@
 //! | `tmp/<name>.lock` | | whoever makes the thing called `<name>`; others wait, then find it made |
 //! | `tmp/work-*/lock` | | the process that writes drafts there; without it the directory is swept |
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::durable;
 use crate::error::{Error, Holder, IoContext, Result};
 
 /// How long to wait for a lock. Builds hold one for as long as a package takes to arrive; what takes longer hangs, or is held by
@@ -109,7 +110,7 @@ impl FileLock {
 
     fn take(path: &Path, how: FlockArg, remove_on_drop: bool) -> Result<Option<Self>> {
         loop {
-            let file = open(path)?;
+            let file = durable::open_to_lock(path).at("open", path)?;
             let flock = match lock_retrying(file, how) {
                 Ok(flock) => flock,
                 Err(Errno::EWOULDBLOCK) => return Ok(None),
@@ -131,31 +132,9 @@ impl Drop for FileLock {
     fn drop(&mut self) {
         if self.remove_on_drop {
             // Removed while it is still held: who waits for it sees that and starts over.
-            let _ = crate::durable::remove(&self.path);
+            let _ = durable::remove(&self.path);
         }
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    let result = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
-    match result {
-        // A lock can be taken on a file that may only be read, as in a store of somebody else.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-            ) =>
-        {
-            File::open(path).map_err(|_| error)
-        }
-        result => result,
-    }
-    .at("open", path)
 }
 
 fn lock_retrying(mut file: File, how: FlockArg) -> Result<Flock<File>, Errno> {

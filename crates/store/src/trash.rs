@@ -83,6 +83,7 @@ impl Generation {
         for kind in KINDS {
             durable::create_directory(&path.join(kind))?;
         }
+        durable::sync_directory(&path)?;
         durable::sync_directory(&trash)?;
         Ok(Self {
             path,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::durable;
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::lock::FileLock;
 use crate::store::Store;
 
@@ -33,11 +33,7 @@ impl Workspace {
         let _shared = store.share()?;
         store.forget_removed_packs()?;
         loop {
-            let path = tempfile::Builder::new()
-                .prefix("work-")
-                .tempdir_in(&tmp)
-                .at("create a workspace in", &tmp)?
-                .keep();
+            let path = durable::create_own_directory(&tmp, "work-")?;
             let lock = path.join("lock");
             // Somebody may sweep it between its creation and its lock: then make another.
             match FileLock::try_exclusive(&lock) {

@@ -165,6 +165,11 @@ mod tests {
             "crates/store/src/c.rs",
             "//! C.\n// FIX\u{4d}E later\n#[cfg(test)]\nmod tests { fn f() { println!(); } }\n",
         );
+        write("crates/store/src/d.rs", "//! D.\nfn f() { std::fs::rename(a, b); }\n");
+        write(
+            "crates/store/src/durable.rs",
+            "//! The one.\nfn f() { std::fs::rename(a, b); }\n",
+        );
         write("README.md", "See [this](docs/missing.md).\n");
         write("long.rs", &format!("//! Long.\n{}", "//\n".repeat(700)));
         let found: Vec<String> = check(root.path()).unwrap().iter().map(ToString::to_string).collect();
@@ -176,6 +181,7 @@ mod tests {
             ("crates/store/src/b.rs:3", "env::var"),
             ("crates/store/src/b.rs:3", "white space"),
             ("crates/store/src/c.rs:2", "FIX"),
+            ("crates/store/src/d.rs:2", "through crates/store/src/durable.rs"),
             ("crates/store/src/lib.rs:1", "//!"),
             ("long.rs:0", "701 lines"),
         ];

@@ -32,6 +32,28 @@ const COMMAND_LINE_ONLY: [&str; 7] = [
     "env::args",
 ];
 
+/// The one room of the store that changes files, and the ways to do so.
+const WRITING_ROOM: &str = "crates/store/src/durable.rs";
+const WRITING: [&str; 17] = [
+    "fs::write(",
+    "fs::rename(",
+    "fs::remove_",
+    "fs::create_dir",
+    "fs::hard_link(",
+    "fs::copy(",
+    "fs::set_permissions(",
+    "::symlink(",
+    "OpenOptions",
+    "File::create",
+    "File::options",
+    "DirBuilder",
+    "tempfile::",
+    ".set_len(",
+    ".write_all_at(",
+    ".sync_all(",
+    ".sync_data(",
+];
+
 /// Directories that exist on one machine only, and words that only its keepers know.
 const MACHINE_PATHS: [&str; 4] = [
     concat!("/wo", "rk/"),
@@ -89,6 +111,11 @@ fn check_rust(source: &Source, findings: &mut Vec<Finding>) {
     for line in shipping_lines(&source.text) {
         if let Some(call) = COMMAND_LINE_ONLY.iter().find(|call| line.text.contains(**call)) {
             let message = format!("`{call}` in a library: only crates/cli prints, reads the environment or exits");
+            findings.push(Finding::error(source, line.number, message));
+        }
+        let may_write = !source.path.starts_with("crates/store") || source.path == Path::new(WRITING_ROOM);
+        if let Some(call) = WRITING.iter().find(|call| !may_write && line.text.contains(**call)) {
+            let message = format!("`{call}` in the store: everything is written through {WRITING_ROOM}");
             findings.push(Finding::error(source, line.number, message));
         }
     }

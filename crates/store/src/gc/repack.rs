@@ -101,7 +101,7 @@ pub(super) fn rewrite(store: &Store, workspace: &Workspace, packs: &[Sparse]) ->
 
 fn publish(store: &Store, writer: PackWriter) -> Result<u64> {
     let sealed = writer.seal()?;
-    sealed.draft.publish(&store.pack_path(&sealed.id))?;
+    sealed.draft.publish(&store.own_pack_path(&sealed.id))?;
     store.add_to_index(sealed.id, sealed.entries);
     Ok(sealed.size_bytes)
 }
