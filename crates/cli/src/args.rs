@@ -58,6 +58,7 @@ pub(crate) enum Command {
     Gc(commands::gc::GcArgs),
     Why(commands::why::WhyArgs),
     Du(commands::du::DuArgs),
+    Verify(commands::verify::VerifyArgs),
     Store(commands::store::StoreArgs),
     Config(commands::config::ConfigArgs),
     /// What this program calls itself with, to run a command in a sandbox

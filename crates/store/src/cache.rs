@@ -4,10 +4,12 @@
 //! <store>/cache/<boot>/
 //!   machine            which machine this boot is one of
 //!   small/<16 hex>/    all objects of the pack whose id starts so, each named by its offset (`unpack`)
-//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them
+//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them; the prefix itself
+//!                      stands in `prefix` beside
 //!   dated/ab/<hex>     a file with its time and mode, for hard links; named by all that determines it
 //!   images/<hex>       the names and attributes of a tree at all prefixes at which its files have the same sizes; and for
-//!                      each tree whose content is all there, a list of the files that look different at each prefix
+//!                      each tree whose content is all there, a list of the files that look different at each prefix. The digest
+//!                      of an image stands beside it, in <hex>.digest
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
@@ -16,6 +18,7 @@
 //! uses.
 
 mod fill;
+mod sound;
 mod unpack;
 
 use std::collections::HashSet;
@@ -35,6 +38,7 @@ use crate::wire::Writer;
 use crate::workspace::Workspace;
 
 pub use fill::LaidOut;
+pub(crate) use sound::{Copy, trees};
 pub use unpack::Filled;
 
 /// The running boot of a machine.
@@ -182,6 +186,9 @@ impl Cache {
     /// # Errors
     /// When the store cannot be written.
     pub fn put_image(&self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
+        // First: whoever finds the image finds what it should be.
+        let digest = Digest::of(bytes).to_string();
+        durable::write_evictable(workspace.path(), &digest_path(path), digest.as_bytes())?;
         durable::write_evictable(workspace.path(), path, bytes)
     }
 
@@ -191,17 +198,21 @@ impl Cache {
     /// # Errors
     /// When the object is missing or damaged, or the store cannot be written.
     pub fn dated(&self, workspace: &Workspace, view: &View, node: Node<'_>) -> Result<PathBuf> {
-        let mut name = Writer::default();
-        name.raw(content_name(view, node)?.as_bytes());
-        name.raw(&node.mtime_s().to_le_bytes());
-        name.raw(&[u8::from(node.is_executable())]);
-        let path = sharded(&self.root.join("dated"), &Digest::of(&name.finish()));
+        let path = self.dated_path(view, node)?;
         if !path.exists() {
             let draft = Draft::create(workspace.path())?;
             copy_dated(view, node, draft.file()).map_err(|error| error.at_path(draft.path()))?;
             publish(draft, &path)?;
         }
         Ok(path)
+    }
+
+    fn dated_path(&self, view: &View, node: Node<'_>) -> Result<PathBuf> {
+        let mut name = Writer::default();
+        name.raw(content_name(view, node)?.as_bytes());
+        name.raw(&node.mtime_s().to_le_bytes());
+        name.raw(&[u8::from(node.is_executable())]);
+        Ok(sharded(&self.root.join("dated"), &Digest::of(&name.finish())))
     }
 }
 
@@ -313,6 +324,14 @@ pub fn content_path(node: Node<'_>) -> Result<String> {
         }
     })
 }
+
+/// Where the digest of an image stands.
+fn digest_path(image: &Path) -> PathBuf {
+    image.with_extension("digest")
+}
+
+/// What the directory of a prefix holds besides: the prefix itself.
+const PREFIX_FILE: &str = "prefix";
 
 /// The part of the cache for a prefix that overlayfs is pointed to; no pack and no object has such a directory.
 const PATCHED_PART: &str = "pf";
