@@ -10,6 +10,7 @@ use envfs_tests::data::RealChannel;
 use envfs_tests::mounted::{is_mounted, is_possible};
 use envfs_tests::package::{Format, PLACEHOLDER, Package};
 use envfs_tests::program::{Envfs, Finished, files_below};
+use envfs_tests::user;
 use serde_json::Value;
 
 /// How many random damages there are, and the variable that says else. A seed follows from the number of a round, so that one
@@ -61,9 +62,10 @@ impl World {
         ] {
             let at = self.envfs.path().join("mount");
             fs::create_dir_all(&at).unwrap();
-            let mounted = self
-                .envfs
-                .try_run(["mount", signature, at.to_str().unwrap(), "--backend", backend]);
+            let when = if backend == "kernel" { "always" } else { "first" };
+            let at_text = at.to_str().unwrap();
+            let arguments = ["--verify", when, "mount", signature, at_text, "--backend", backend];
+            let mounted = self.envfs.try_run(arguments);
             if !mounted.status.success() {
                 failed += 1;
                 continue;
@@ -128,7 +130,7 @@ fn lasting(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Writes a file anew, as if the disk gave other bytes.
 fn rewrite(path: &Path, bytes: &[u8]) {
-    fs::remove_file(path).unwrap();
+    let _ = fs::remove_file(path);
     fs::write(path, bytes).unwrap();
 }
 
@@ -306,7 +308,11 @@ fn what_is_read_is_right_or_an_error_by_every_backend() {
     if !is_possible() {
         return;
     }
-    for backend in ["fuse", "link"] {
+    for backend in ["kernel", "fuse", "link"] {
+        // The kernel opens large files without asking: only a check before the mount keeps it from ever reading wrong ones.
+        if backend == "kernel" && !user::is_root() {
+            continue;
+        }
         let world = World::new();
         let store = world.envfs.store_path();
         let whole = lasting(&store);
@@ -332,6 +338,83 @@ fn what_is_read_is_right_or_an_error_by_every_backend() {
         );
         let _ = fs::remove_dir_all(store.join("cache"));
         assert_eq!(world.assert_never_wrong("healed", backend), 0);
+    }
+}
+
+#[test]
+fn what_the_kernel_reads_unasked_is_checked_behind_the_first_mount() {
+    if !is_possible() || !user::is_root() {
+        return;
+    }
+    let world = World::new();
+    let store = world.envfs.store_path();
+    let whole = lasting(&store);
+    let at = world.envfs.path().join("mount");
+    fs::create_dir(&at).unwrap();
+    let at_text = at.to_str().unwrap();
+    let log = store.join("quarantine/log");
+    for object in whole.keys().filter(|path| path.starts_with("objects")) {
+        flip(&store.join(object), 100_000);
+    }
+    world.envfs.run(["mount", &world.first, at_text, "--backend", "kernel"]);
+    let withdrawn = || fs::read_to_string(&log).unwrap_or_default().lines().count();
+    for _ in 0..600 {
+        if withdrawn() == 2 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(
+        withdrawn(),
+        2,
+        "both large files of the environment are found to be damaged"
+    );
+    for name in ["one", "two"] {
+        assert!(fs::read(at.join("lib").join(name)).is_err(), "{name} can be read");
+        assert!(fs::read(at.join("share").join(name).join("0")).is_ok());
+    }
+    // Put back beside the mount, it is right there too.
+    let (finished, _) = world.repair(&[]);
+    assert!(finished.status.success(), "{finished}");
+    world.envfs.run(["umount", at_text]);
+    world.envfs.run(["mount", &world.first, at_text, "--backend", "kernel"]);
+    assert_eq!(fs::read(at.join("lib/one")).unwrap(), content("one", 1)[7].1.as_bytes());
+    world.envfs.run(["umount", at_text]);
+    assert_eq!(lasting(&store), whole);
+}
+
+#[test]
+fn a_mount_goes_on_while_what_it_shows_is_repaired() {
+    if !is_possible() {
+        return;
+    }
+    let world = World::new();
+    let store = world.envfs.store_path();
+    let whole = lasting(&store);
+    let at = world.envfs.path().join("mount");
+    fs::create_dir(&at).unwrap();
+    let at_text = at.to_str().unwrap();
+    for backend in ["fuse", "link"] {
+        world.envfs.run(["mount", &world.second, at_text, "--backend", backend]);
+        for path in whole
+            .keys()
+            .filter(|path| path.starts_with("objects") || path.starts_with("packs"))
+        {
+            flip(&store.join(path), whole[path].len() / 2);
+        }
+        let (finished, _) = world.repair(&[]);
+        assert!(finished.status.success(), "{finished}");
+        for (name, number) in [("one", 1), ("two", 2), ("three", 3)] {
+            for (path, content) in content(name, number) {
+                let content = content.replace(PLACEHOLDER, at_text);
+                assert!(
+                    fs::read(at.join(&path)).unwrap() == content.as_bytes(),
+                    "{path} by {backend}"
+                );
+            }
+        }
+        world.envfs.run(["umount", at_text]);
+        assert_eq!(lasting(&store), whole);
     }
 }
 

@@ -8,8 +8,8 @@
 //!                      stands in `prefix` beside
 //!   dated/ab/<hex>     a file with its time and mode, for hard links; named by all that determines it
 //!   images/<hex>       the names and attributes of a tree at all prefixes at which its files have the same sizes; and for
-//!                      each tree whose content is all there, a list of the files that look different at each prefix. The digest
-//!                      of an image stands beside it, in <hex>.digest
+//!                      each tree whose content is all there, a list of the files that look different at each prefix. Both end with
+//!                      the digest of all before it
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
@@ -156,7 +156,7 @@ impl Cache {
         })
     }
 
-    /// [`content_path`] of `node`, if its content is there.
+    /// [`content_path`] of `node`, if its content is there and may be read by the kernel unasked.
     ///
     /// # Errors
     /// When the tree is damaged.
@@ -164,6 +164,9 @@ impl Cache {
         let path = content_path(node)?;
         let is_there = if node.has_placeholder() {
             self.patched_directory(view).join(&path).exists()
+        } else if node.location()? == Location::Object {
+            // What was not read through in this boot is: by who opens it, and not by the kernel.
+            self.store.trusts_whole(&node.digest())
         } else {
             self.content_directories()
                 .into_iter()
@@ -186,10 +189,15 @@ impl Cache {
     /// # Errors
     /// When the store cannot be written.
     pub fn put_image(&self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
-        // First: whoever finds the image finds what it should be.
-        let digest = Digest::of(bytes).to_string();
-        durable::write_evictable(workspace.path(), &digest_path(path), digest.as_bytes())?;
-        durable::write_evictable(workspace.path(), path, bytes)
+        // In a block of its own, behind what the kernel reads.
+        let mut bytes = bytes.to_vec();
+        bytes.resize(
+            bytes.len().next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES - DIGEST_BYTES,
+            0,
+        );
+        let digest = Digest::of(&bytes);
+        bytes.extend(digest.as_bytes());
+        durable::write_evictable(workspace.path(), path, &bytes)
     }
 
     /// A file with the content of `node` at the prefix of `view`, its modification time, and the mode 0444 or 0555. It
@@ -325,10 +333,9 @@ pub fn content_path(node: Node<'_>) -> Result<String> {
     })
 }
 
-/// Where the digest of an image stands.
-fn digest_path(image: &Path) -> PathBuf {
-    image.with_extension("digest")
-}
+/// What images are a multiple of, and the digest at their ends.
+const BLOCK_BYTES: usize = 4096;
+const DIGEST_BYTES: usize = 32;
 
 /// What the directory of a prefix holds besides: the prefix itself.
 const PREFIX_FILE: &str = "prefix";

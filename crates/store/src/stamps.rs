@@ -114,6 +114,19 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// What says of the tree called `name` that all its whole objects were read through. No file has the inode 0.
+    fn of_all(name: &Digest) -> Self {
+        Self {
+            digest: Digest::of(&[b"whole objects of ", name.as_bytes().as_slice()].concat()),
+            inode: 0.into(),
+            size_bytes: u64::MAX.into(),
+            changed_s: 0.into(),
+            changed_ns: 0.into(),
+        }
+    }
+}
+
 impl Stamps {
     /// Those that are kept in the store at `root`.
     pub(crate) fn of(root: &Path) -> Self {
@@ -174,10 +187,37 @@ impl Stamps {
         self.add(&digests.map(nothing).collect::<Vec<_>>());
     }
 
+    /// Whether the file at `path` need not be read through now to be taken for what `digest` names.
+    pub(crate) fn trusts(&self, path: &Path, digest: &Digest) -> bool {
+        match self.checks() {
+            Checks::Never => true,
+            Checks::Always => false,
+            Checks::First => path
+                .metadata()
+                .is_ok_and(|metadata| self.holds(&Stamp::of(digest, &metadata))),
+        }
+    }
+
+    /// Whether all whole objects of the tree called `name` were read through.
+    pub(crate) fn holds_all_of(&self, name: &Digest) -> bool {
+        self.holds(&Stamp::of_all(name))
+    }
+
+    /// Notes that they were.
+    pub(crate) fn note_all_of(&self, name: &Digest) {
+        self.add(&[Stamp::of_all(name)]);
+    }
+
     fn holds(&self, stamp: &Stamp) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get_or_insert_with(|| self.load().unwrap_or_default());
-        known.get(&stamp.digest) == Some(stamp)
+        if let Some(known) = known.as_ref()
+            && known.get(&stamp.digest) == Some(stamp)
+        {
+            return true;
+        }
+        // Another process may have noted it.
+        let loaded = known.insert(self.load().unwrap_or_default());
+        loaded.get(&stamp.digest) == Some(stamp)
     }
 
     /// What cannot be noted is checked again by the next process, and nothing fails.

@@ -208,6 +208,18 @@ impl Store {
         self.check_file(&self.object_path(digest), digest)
     }
 
+    /// Whether the whole object called `digest` is there and need not be read through now.
+    pub(crate) fn trusts_whole(&self, digest: &Digest) -> bool {
+        let path = self.object_path(digest);
+        path.exists() && self.stamps().trusts(&path, digest)
+    }
+
+    /// Whether nothing is to be found out about the whole object called `digest`: it need not be read through, or is not there.
+    pub(crate) fn is_settled(&self, digest: &Digest) -> bool {
+        let path = self.object_path(digest);
+        !path.exists() || self.stamps().trusts(&path, digest)
+    }
+
     /// Makes sure that the file at `path` is what `digest` names, as far as that is to be checked.
     pub(crate) fn check_file(&self, path: &Path, digest: &Digest) -> Result<()> {
         if self.checks() == Checks::Never {

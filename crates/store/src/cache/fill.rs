@@ -9,6 +9,7 @@ use super::{Cache, content_path};
 use crate::digest::Digest;
 use crate::durable::{self, Draft};
 use crate::error::Result;
+use crate::stamps::Checks;
 use crate::store::Location;
 use crate::tree::{NodeId, NodeKind, Tree};
 use crate::view::View;
@@ -36,6 +37,9 @@ impl Cache {
     /// different at each prefix.
     #[must_use]
     pub fn laid_out(&self, name: &Digest) -> Option<Vec<NodeId>> {
+        if self.store.checks() == Checks::Always {
+            return None;
+        }
         let bytes = fs::read(self.image_path(name, LAID_OUT_SALT)).ok()?;
         let (bytes, digest) = bytes.split_last_chunk::<32>()?;
         let mut fields = Reader::new(bytes);
@@ -68,11 +72,18 @@ impl Cache {
             }
         }
         laid.filled = self.unpack_all(workspace, packs)?;
-        for digest in objects {
+        for &digest in &objects {
             if !self.store.object_path(&digest).exists() {
                 laid.filled
                     .lose(digest, self.store.missing("object", digest.to_string()))?;
+            } else if self.store.checks() == Checks::Always
+                && let Err(error) = self.store.check_whole(&digest)
+            {
+                laid.filled.lose(digest, error)?;
             }
+        }
+        if objects.iter().all(|digest| self.store.is_settled(digest)) {
+            self.store.stamps().note_all_of(name);
         }
         if laid.filled.lost.is_empty() {
             let mut list = Writer::default();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::{Cache, PREFIX_FILE, content_path, digest_path, publish, unpack};
+use super::{Cache, PREFIX_FILE, content_path, publish, unpack};
 use crate::digest::Digest;
 use crate::durable::{self, Draft};
 use crate::error::{IoContext as _, Result};
@@ -28,10 +28,10 @@ enum Source {
     Object(Digest, u64),
     /// A file as it looks at one prefix.
     Patched(View, NodeId),
-    /// Bytes with this digest, or none if that is not known.
-    Bytes(Option<Digest>),
-    /// What a reader finds out by itself: a list with its digest.
-    List,
+    /// A file with this digest.
+    Bytes(Digest),
+    /// What ends with the digest of all before it.
+    Sealed,
 }
 
 impl Copy {
@@ -39,10 +39,9 @@ impl Copy {
     pub(crate) fn is_sound(&self, store: &Store) -> bool {
         let Ok(bytes) = fs::read(&self.path) else { return false };
         match &self.source {
-            Source::Object(digest, _) | Source::Bytes(Some(digest)) => Digest::of(&bytes) == *digest,
-            Source::Bytes(None) => false,
+            Source::Object(digest, _) | Source::Bytes(digest) => Digest::of(&bytes) == *digest,
             Source::Patched(..) => self.content(store).is_none_or(|content| content == bytes),
-            Source::List => bytes
+            Source::Sealed => bytes
                 .split_last_chunk::<32>()
                 .is_some_and(|(content, digest)| Digest::of(content).as_bytes() == digest),
         }
@@ -59,7 +58,7 @@ impl Copy {
                     ObjectBytes::Whole(_) => None,
                 }
             }
-            Source::Bytes(_) | Source::List => None,
+            Source::Bytes(_) | Source::Sealed => None,
         }
     }
 }
@@ -76,15 +75,7 @@ impl Cache {
         self.patched(&views, &mut copies)?;
         self.dated_copies(trees, &views, &mut copies)?;
         for path in list(&self.root.join("images"))? {
-            let digest = digest_path(&path);
-            let source = if path == digest {
-                continue;
-            } else if digest.exists() {
-                let named = fs::read_to_string(&digest).ok();
-                Source::Bytes(named.and_then(|digits| digits.parse().ok()))
-            } else {
-                Source::List
-            };
+            let source = Source::Sealed;
             copies.push(Copy { path, source });
         }
         Ok(copies)
@@ -190,7 +181,7 @@ impl Cache {
                 if path.exists() {
                     let source = match node.has_placeholder() {
                         true => Source::Patched(view.clone(), node.id()),
-                        false => Source::Bytes(Some(node.digest())),
+                        false => Source::Bytes(node.digest()),
                     };
                     copies.push(Copy { path, source });
                 }

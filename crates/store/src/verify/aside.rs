@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <store>/quarantine/<number>/   what one repair moved, in directories as those of the store
+//! <store>/quarantine/log         what was moved because it was found to be wrong beside a mount, a line each
 //! ```
 //!
 //! Nothing is read from there. People may look at it, and remove it.

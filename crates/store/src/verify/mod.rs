@@ -14,17 +14,23 @@ mod repair;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::digest::Digest;
+use crate::durable;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::stamps::Checks;
+use crate::store::{Location, Store};
+use crate::tree::Tree;
 
 pub use repair::{Mended, Rebuild, Remedy, Repair, Repaired};
+
+/// What is noted of objects that were withdrawn, in `quarantine/log`, is no longer than this.
+const MAX_LOG_BYTES: u64 = 1 << 20;
 
 /// What something is that is damaged or lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -107,6 +113,56 @@ impl Store {
         self.stamps()
             .forget(wrong.filter_map(|finding| finding.name.parse().ok()));
         Ok(checked)
+    }
+}
+
+/// Whole objects that a kernel opens without asking.
+impl Store {
+    /// Whether all whole objects of the tree called `name` were read through by this user in this boot, or are not to be
+    /// behind a mount.
+    #[must_use]
+    pub fn is_read_through(&self, name: &Digest) -> bool {
+        self.checks() != Checks::First || self.stamps().holds_all_of(name)
+    }
+
+    /// Reads through the whole objects of `tree`, called `name`, that were not. What is damaged is moved into the quarantine, so that
+    /// it is an error from then on for whoever opens it, and given back with what is wrong.
+    ///
+    /// # Errors
+    /// When the tree is damaged.
+    pub fn read_through(&self, name: &Digest, tree: &Tree) -> Result<Vec<Error>> {
+        let mut seen = HashSet::new();
+        let mut wrong = Vec::new();
+        for node in tree.files(false) {
+            let node = node?;
+            if node.location()? != Location::Object || !seen.insert(node.digest()) {
+                continue;
+            }
+            match self.check_whole(&node.digest()) {
+                // Collected meanwhile, or missed before.
+                Err(error) if error.is_gone() => {}
+                Err(error) => {
+                    self.withdraw(&node.digest(), &error);
+                    wrong.push(error);
+                }
+                Ok(()) => {}
+            }
+        }
+        if wrong.is_empty() {
+            self.stamps().note_all_of(name);
+        }
+        Ok(wrong)
+    }
+
+    /// Takes a damaged object out of sight, where that is allowed: who may not is only told.
+    fn withdraw(&self, digest: &Digest, error: &Error) {
+        let path = self.own_object_path(digest);
+        let withdrawn = self.exclude().and_then(|_alone| aside::Aside::new(self).take(&path));
+        if let Ok(Some(place)) = withdrawn {
+            let line = format!("{error}: moved to {}\n", place.display());
+            let log = self.path("quarantine").join("log");
+            let _ = durable::append_evictable(&log, line.as_bytes(), MAX_LOG_BYTES);
+        }
     }
 }
 
