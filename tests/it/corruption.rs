@@ -41,6 +41,15 @@ impl World {
         Self { envfs, first, second }
     }
 
+    /// With what its store holds, and an empty directory.
+    fn with_mount_point() -> (Self, BTreeMap<PathBuf, Vec<u8>>, PathBuf) {
+        let world = Self::new();
+        let at = world.envfs.path().join("mount");
+        fs::create_dir(&at).unwrap();
+        let whole = lasting(&world.envfs.store_path());
+        (world, whole, at)
+    }
+
     fn repair(&self, more: &[&str]) -> (Finished, Value) {
         let arguments = ["--json", "verify", "--repair"].iter().chain(more);
         let finished = self.envfs.try_run(arguments);
@@ -346,12 +355,8 @@ fn what_the_kernel_reads_unasked_is_checked_behind_the_first_mount() {
     if !is_possible() || !user::is_root() {
         return;
     }
-    let world = World::new();
-    let store = world.envfs.store_path();
-    let whole = lasting(&store);
-    let at = world.envfs.path().join("mount");
-    fs::create_dir(&at).unwrap();
-    let at_text = at.to_str().unwrap();
+    let (world, whole, at) = World::with_mount_point();
+    let (store, at_text) = (world.envfs.store_path(), at.to_str().unwrap());
     let log = store.join("quarantine/log");
     for object in whole.keys().filter(|path| path.starts_with("objects")) {
         flip(&store.join(object), 100_000);
@@ -388,12 +393,8 @@ fn a_mount_goes_on_while_what_it_shows_is_repaired() {
     if !is_possible() {
         return;
     }
-    let world = World::new();
-    let store = world.envfs.store_path();
-    let whole = lasting(&store);
-    let at = world.envfs.path().join("mount");
-    fs::create_dir(&at).unwrap();
-    let at_text = at.to_str().unwrap();
+    let (world, whole, at) = World::with_mount_point();
+    let (store, at_text) = (world.envfs.store_path(), at.to_str().unwrap());
     for backend in ["fuse", "link"] {
         world.envfs.run(["mount", &world.second, at_text, "--backend", backend]);
         for path in whole

@@ -17,6 +17,7 @@
 //! | `stamps` | which whole files were read through in this boot |
 //! | [`pack`] | many small objects in one immutable file |
 //! | [`store`] | the directory itself: layout, format, finding objects |
+//! | `checks` | when whole files are compared with their names |
 //! | [`workspace`], [`ingest`] | how new bytes enter the store |
 //! | `shebang`, [`placeholder`], [`patch`] | prefixes recorded in files, and replaced when they are read |
 //! | [`layer`] | the files of one package archive |
@@ -40,6 +41,7 @@ pub mod answers;
 pub mod built;
 pub mod cache;
 pub mod capture;
+mod checks;
 pub mod digest;
 mod durable;
 pub mod environment;

@@ -20,7 +20,7 @@ use super::references::{self, References};
 use super::{Checked, Finding, Kind, cached, content, documents};
 use crate::digest::Digest;
 use crate::environment;
-use crate::error::Result;
+use crate::error::{IoContext, Result};
 use crate::index;
 use crate::store::Store;
 
@@ -163,19 +163,14 @@ impl Work<'_> {
         self.bring(repair.donors)?;
         for round in 0..ROUNDS {
             let Some(rebuild) = repair.rebuild else { break };
-            let references = References::of(self.store, &self.findings)?;
-            let concerned: BTreeSet<Digest> = self
-                .findings
-                .iter()
-                .flat_map(|finding| references.concerned(finding))
-                .collect();
+            let concerned = self.concerned()?;
             if concerned.is_empty() {
                 break;
             }
             let scratch = tempfile::Builder::new()
                 .prefix("scratch-")
                 .tempdir_in(self.mender.workspace.path());
-            let scratch = crate::error::IoContext::at(scratch, "make a directory in", self.mender.workspace.path())?;
+            let scratch = scratch.at("make a directory in", self.mender.workspace.path())?;
             let built = rebuild.rebuild(self.store, &concerned, scratch.path());
             self.bring(&built)?;
             if round + 1 == ROUNDS {
@@ -183,6 +178,13 @@ impl Work<'_> {
             }
         }
         self.cached()
+    }
+
+    /// The environments that miss something now.
+    fn concerned(&self) -> Result<BTreeSet<Digest>> {
+        let references = References::of(self.store, &self.findings)?;
+        let findings = self.findings.iter();
+        Ok(findings.flat_map(|finding| references.concerned(finding)).collect())
     }
 
     /// Brings what is missing, and looks again.
@@ -198,13 +200,7 @@ impl Work<'_> {
     /// Takes environments as they were built again, where they could not be made what they were: with other words in the records of
     /// their packages, which only what was lost had said.
     fn adopt(&mut self, built: &[Store]) -> Result<()> {
-        let references = References::of(self.store, &self.findings)?;
-        let concerned: BTreeSet<Digest> = self
-            .findings
-            .iter()
-            .flat_map(|finding| references.concerned(finding))
-            .collect();
-        for signature in &concerned {
+        for signature in &self.concerned()? {
             let donors: Vec<Store> = built
                 .iter()
                 .filter(|donor| environment::own_path(donor, signature).exists())
