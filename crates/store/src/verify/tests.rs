@@ -120,7 +120,7 @@ fn harms(all: &BTreeMap<PathBuf, Vec<u8>>, path: &Path) -> Vec<Harm> {
     ];
     if std::env::var_os(MORE_VARIABLE).is_some() {
         harms.extend(
-            [0, 9, len / 2, len - 40]
+            [0, 9, len / 2, len.saturating_sub(40)]
                 .into_iter()
                 .filter(|at| *at < len)
                 .map(Harm::Flip),
