@@ -364,7 +364,10 @@ fn stores() {
     let verified = envfs.try_run(["--json", "store", "verify"]);
     assert_eq!(verified.status.code(), Some(1), "{verified}");
     let told: Value = serde_json::from_str(&verified.stdout).unwrap();
-    assert!(told["damaged"][0].as_str().unwrap().contains(".pack"), "{told}");
+    assert!(
+        told["damaged"][0]["message"].as_str().unwrap().contains(".pack"),
+        "{told}"
+    );
 
     let envfs = Envfs::new();
     std::fs::write(envfs.store_path(), "a file").unwrap();

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_pypi;
 mod bytecode;
 mod collect;
+mod corruption;
 mod crash;
 mod crowd;
 mod cuts;

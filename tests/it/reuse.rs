@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use envfs_store::answers;
 use envfs_tests::channel::Channel;
 use envfs_tests::mounted::{Who, is_possible};
 use envfs_tests::package::{Format, Package};
@@ -243,12 +244,10 @@ impl World {
     }
 
     fn make_answers_older(&self, seconds: u64) {
-        for path in self.answers() {
-            let text = zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap();
-            let mut answer: Value = serde_json::from_slice(&text).unwrap();
-            answer["solved_unix_s"] = (answer["solved_unix_s"].as_u64().unwrap() - seconds).into();
-            std::fs::remove_file(&path).unwrap();
-            std::fs::write(&path, zstd::encode_all(answer.to_string().as_bytes(), 0).unwrap()).unwrap();
+        let store = self.envfs.store();
+        for (question, mut answer) in answers::list(&store).unwrap() {
+            answer.solved_unix_s -= seconds;
+            answer.keep(&store, &question).unwrap();
         }
     }
 }

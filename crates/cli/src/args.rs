@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Why(Lazily<commands::why::WhyArgs>),
     /// Say what each environment takes, and what it would take as a directory
     Du(Lazily<commands::du::DuArgs>),
+    /// Check everything in the store against its digests, and mend what is damaged
+    Verify(Lazily<commands::verify::VerifyArgs>),
     /// Look at the store itself
     Store(Lazily<commands::store::StoreArgs>),
     /// Look at the settings

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use envfs_store::{Checks, UnknownChecks};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) system_store: Option<Setting<PathBuf>>,
     pub(crate) max_age: Setting<Duration>,
     pub(crate) offline: Setting<bool>,
+    /// When large files are compared with their digests.
+    pub(crate) verify: Setting<Checks>,
     /// For how long a run leaves its environment mounted when nobody uses it.
     pub(crate) idle: Setting<Option<Duration>>,
 }
@@ -52,6 +55,7 @@ pub(crate) struct Given<'a> {
     pub(crate) store: Option<&'a PathBuf>,
     pub(crate) system_store: Option<&'a PathBuf>,
     pub(crate) is_offline: bool,
+    pub(crate) verify: Option<Checks>,
 }
 
 /// A setting as it is shown.
@@ -78,6 +82,7 @@ struct Table {
     max_age: Option<String>,
     idle: Option<String>,
     offline: Option<bool>,
+    verify: Option<String>,
 }
 
 impl Settings {
@@ -95,6 +100,13 @@ impl Settings {
                     Source::Default
                 },
             },
+            verify: asked.verify.map_or_else(
+                || Setting::of_default(Checks::default()),
+                |value| Setting {
+                    value,
+                    source: Source::CommandLine,
+                },
+            ),
             idle: Setting::of_default(None),
         };
         // The first that says something wins.
@@ -143,6 +155,15 @@ impl Settings {
                 source: source(),
             };
         }
+        if let (Some(text), Source::Default) = (&file.envfs.verify, &self.verify.source) {
+            let value = text
+                .parse()
+                .map_err(|error: UnknownChecks| unusable(path, format!("verify: {error}")))?;
+            self.verify = Setting {
+                value,
+                source: source(),
+            };
+        }
         if let (Some(value), Source::Default) = (file.envfs.offline, &self.offline.source) {
             self.offline = Setting {
                 value,
@@ -174,6 +195,11 @@ impl Settings {
                 key: "idle",
                 value: self.idle.value.map(|idle| format!("{}s", idle.as_secs())),
                 source: self.idle.source.to_string(),
+            },
+            Shown {
+                key: "verify",
+                value: Some(self.verify.value.name().to_owned()),
+                source: self.verify.source.to_string(),
             },
             Shown {
                 key: "offline",
@@ -247,5 +273,5 @@ fn absolute(directory: &Path, path: &Path) -> PathBuf {
 fn unusable(path: &Path, reason: String) -> CliError {
     CliError::new(format!("the configuration file `{}` cannot be used", path.display()))
         .because(reason)
-        .help("keys of `[envfs]` are store, system-store, max-age, idle and offline; `envfs config show` says where each value comes from")
+        .help("keys of `[envfs]` are store, system-store, max-age, idle, verify and offline; `envfs config show` says where each value comes from")
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
 use envfs_store::lease::Claim;
-use envfs_store::{Digest, Store};
+use envfs_store::{Checks, Digest, Store};
 use serde::Serialize;
 
 use crate::config::{self, Given, Settings};
@@ -31,6 +31,9 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) system_store: Option<PathBuf>,
+    /// When large files are compared with their digests before they are read: always, first (in a boot) or never [default: first]
+    #[arg(long, global = true, value_name = "WHEN", value_parser = clap::value_parser!(Checks))]
+    pub(crate) verify: Option<Checks>,
     /// Use only what is here: the store, cached indexes and file:// channels
     #[arg(long, global = true)]
     pub(crate) offline: bool,
@@ -79,6 +82,7 @@ impl Context {
             store: self.global.store.as_ref(),
             system_store: self.global.system_store.as_ref(),
             is_offline: self.global.offline,
+            verify: self.global.verify,
         })?;
         Ok(self.settings.get_or_init(|| settings))
     }
@@ -102,6 +106,7 @@ impl Context {
             Some(system) => Store::open_over(&path, &system.value)?,
             None => Store::open(&path)?,
         };
+        store.set_checks(self.settings()?.verify.value);
         Ok(self.store.get_or_init(|| store).clone())
     }
 
@@ -138,6 +143,9 @@ impl Context {
     pub(crate) fn this_program(&self) -> Result<Command, CliError> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--store").arg(std::path::absolute(self.store_path()?)?);
+        if let Some(checks) = self.global.verify {
+            command.args(["--verify", checks.name()]);
+        }
         if let Some(system) = &self.settings()?.system_store {
             command.arg("--system-store").arg(std::path::absolute(&system.value)?);
         }

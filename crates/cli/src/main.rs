@@ -16,6 +16,7 @@ mod naming;
 mod output;
 mod plan;
 mod progress;
+mod rebuilding;
 mod recipe;
 mod resolve;
 mod sandbox;
@@ -81,6 +82,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Why(args) => commands::why::execute(context, args),
         Command::Du(args) => commands::du::execute(context, args),
         Command::Config(args) => commands::config::execute(context, args),
+        Command::Verify(args) => commands::verify::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
         Command::Variants(args) => commands::variants::execute(context, args),

@@ -480,24 +480,33 @@ pub(crate) fn environment_contents(
         match package.kind {
             PackageKind::Pypi => contents.wheels.push(wheel(&package)?),
             PackageKind::Conda => {
-                let path = format!("conda-meta/{}.json", package.dist_name());
-                let node = view.tree().find(path.as_bytes())?.ok_or_else(|| {
-                    CliError::new(format!("the environment {signature} has no `{path}`")).help("build it again")
-                })?;
-                let locked = LockedPackage::from_prefix_record_json(&view.read(node)?)?;
-                // What has no archive is found by its layer.
-                let package = match locked.sha256() {
-                    Some(_) => locked,
-                    None => locked.with_sha256(*package.sha256.as_bytes()),
-                };
-                contents.packages.push(package);
+                let found = installed(&view, &package)?;
+                contents.packages.push(found.ok_or_else(|| {
+                    let name = package.dist_name();
+                    CliError::new(format!("the environment {signature} has no `conda-meta/{name}.json`"))
+                        .help("build it again")
+                })?);
             }
         }
     }
     Ok(contents)
 }
 
-fn wheel(package: &Package) -> Result<LockedWheel, CliError> {
+/// A package as the `conda-meta` of an environment has it.
+pub(crate) fn installed(view: &View, package: &Package) -> Result<Option<LockedPackage>, CliError> {
+    let path = format!("conda-meta/{}.json", package.dist_name());
+    let Some(node) = view.tree().find(path.as_bytes())? else {
+        return Ok(None);
+    };
+    let locked = LockedPackage::from_prefix_record_json(&view.read(node)?)?;
+    // What has no archive is found by its layer.
+    Ok(Some(match locked.sha256() {
+        Some(_) => locked,
+        None => locked.with_sha256(*package.sha256.as_bytes()),
+    }))
+}
+
+pub(crate) fn wheel(package: &Package) -> Result<LockedWheel, CliError> {
     let wheel = LockedWheel::new(&package.url).map_err(|error| CliError::new(error.to_string()))?;
     Ok(wheel
         .with_sha256(*package.sha256.as_bytes())

@@ -2,6 +2,7 @@
 //!
 //! Knows how the rooms below work together, and nothing of what is inside them.
 
+mod again;
 mod base;
 mod bring;
 mod scripts;
@@ -32,6 +33,7 @@ use crate::pypi::{LockedWheel, wheel_order};
 use crate::source::LockedSource;
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
+pub use again::build_again;
 use base::OpenBase;
 use bring::bring_all;
 pub(crate) use bring::{Archive, Brought, Destination, bring_each};
@@ -131,6 +133,12 @@ pub enum BuildError {
         base: String,
         /// The package.
         package: String,
+    },
+    /// What an environment is said to be made of makes another one.
+    #[error("what is known of the environment {signature} makes another one: build it again from its lock")]
+    NotTheSame {
+        /// Its signature.
+        signature: String,
     },
     /// A worker stopped.
     #[error("a worker stopped unexpectedly: {0}")]
@@ -348,12 +356,13 @@ impl Contents {
 
 /// Links the packages and records the environment, unless somebody else has.
 pub(crate) fn finish(
-    Destination { store, workspace }: &Destination,
+    destination: &Destination,
     request: &BuildRequest,
     contents: &Contents,
     new_packages: usize,
-    mut written: Written,
+    written: Written,
 ) -> Result<Built, BuildError> {
+    let store = &destination.store;
     let signature = contents.signature(store, request)?;
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
     if let Some(environment) = environment::get(store, &signature)? {
@@ -363,6 +372,18 @@ pub(crate) fn finish(
             ..reused(environment)
         });
     }
+    let linked = link_and_record(destination, request, contents, signature, written)?;
+    Ok(Built { new_packages, ..linked })
+}
+
+/// Links the packages and records the environment, called `signature`.
+fn link_and_record(
+    Destination { store, workspace }: &Destination,
+    request: &BuildRequest,
+    contents: &Contents,
+    signature: Digest,
+    mut written: Written,
+) -> Result<Built, BuildError> {
     let (bytecode, compiled) = match request.bytecode {
         true => bytecode::bring(store, workspace, &contents.packages, &contents.sources())?,
         false => (Bytecode::new(), Written::default()),
@@ -417,7 +438,7 @@ pub(crate) fn finish(
     Ok(Built {
         environment,
         reused: false,
-        new_packages,
+        new_packages: 0,
         written,
         clashes: linked.clashes,
         script_outputs: settled.outputs,

@@ -40,7 +40,7 @@ pub use agreement::disagreements;
 pub use archive::ArchiveError;
 pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
-    ScriptsRun, build, build_host, known_signature,
+    ScriptsRun, build, build_again, build_host, known_signature,
 };
 pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;

@@ -172,6 +172,18 @@ impl LockedPackage {
         Self::from_record(record.repodata_record)
     }
 
+    /// A package of which only the archive's place, digest and size are known, as the record of an environment has them.
+    ///
+    /// # Errors
+    /// It is no URL, or its last part is not the name of a conda archive.
+    pub fn from_place(url: &str, sha256: [u8; 32], size_bytes: u64) -> Result<Self, PackageError> {
+        let not_an_archive = |_| PackageError::NotAnArchive { url: url.to_owned() };
+        let url = Url::parse(url).map_err(not_an_archive)?;
+        let mut package = Self::from_archive_url(&url, None, Some(sha256))?;
+        package.record.package_record.size = Some(size_bytes);
+        Ok(package)
+    }
+
     /// A package of which only the archive's place and perhaps a digest are known.
     ///
     /// # Errors

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::{IoContext as _, Result};
+use crate::error::{Error, IoContext as _, Result};
+use crate::sealed;
 use crate::store::Store;
 
 /// The version of the fields. A reader passes over any other.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// A lock is text that repeats itself.
 const COMPRESSION_LEVEL: i32 = 3;
@@ -28,6 +29,7 @@ const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Answer {
     format: u32,
     /// The environment that the lock makes. It may have been collected since.
@@ -53,13 +55,18 @@ impl Answer {
         }
     }
 
+    fn is_current(&self) -> bool {
+        self.format == FORMAT_VERSION
+    }
+
     /// Keeps it as the answer to `question`, in place of an older one.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn keep(&self, store: &Store, question: &Digest) -> Result<()> {
-        let path = store.path(&name(question));
-        let text = serde_json::to_vec(self).expect("strings and numbers become JSON");
+        let name = name(question);
+        let path = store.path(&name);
+        let text = sealed::seal(&name, self).expect("strings and numbers become JSON");
         let text = zstd::encode_all(text.as_slice(), COMPRESSION_LEVEL).at("compress", &path)?;
         durable::create_directory(path.parent().unwrap_or(Path::new("/")))?;
         durable::write_evictable(&store.path("tmp"), &path, &text)
@@ -69,7 +76,17 @@ impl Answer {
 /// The answer to `question`, if one is kept.
 #[must_use]
 pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
-    parse(&place(store, question))
+    read(&place(store, question), question).ok().filter(Answer::is_current)
+}
+
+/// Checks the answers of this store, and gives each that is damaged.
+pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
+    let paths = crate::store::list(&store.path("cache/locks"))?;
+    let results = paths.iter().map(|path| match question_of(path) {
+        Some(question) => read(path, &question).map(drop),
+        None => Err(Error::corrupt(path, "its name is that of no question")),
+    });
+    Ok((paths.len() as u64, results.filter_map(Result::err).collect()))
 }
 
 /// All answers with the digests of their questions, in that order.
@@ -79,8 +96,9 @@ pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
 pub fn list(store: &Store) -> Result<Vec<(Digest, Answer)>> {
     let paths = crate::store::list(&store.path("cache/locks"))?;
     let answer = |path: PathBuf| {
-        let question = path.file_name()?.to_str()?.strip_suffix(".json.zst")?;
-        Some((question.parse().ok()?, parse(&path)?))
+        let question = question_of(&path)?;
+        let answer = read(&path, &question).ok().filter(Answer::is_current)?;
+        Some((question, answer))
     };
     Ok(paths.into_iter().filter_map(answer).collect())
 }
@@ -95,12 +113,17 @@ fn name(question: &Digest) -> String {
     format!("cache/locks/{question}.json.zst")
 }
 
-fn parse(path: &Path) -> Option<Answer> {
-    let compressed = zstd::Decoder::new(std::fs::File::open(path).ok()?).ok()?;
+fn question_of(path: &Path) -> Option<Digest> {
+    let digits = path.file_name()?.to_str()?.strip_suffix(".json.zst")?;
+    digits.parse().ok()
+}
+
+fn read(path: &Path, question: &Digest) -> Result<Answer> {
+    let file = std::fs::File::open(path).at("open", path)?;
     let mut text = Vec::new();
-    compressed.take(MAX_ANSWER_BYTES).read_to_end(&mut text).ok()?;
-    let answer: Answer = serde_json::from_slice(&text).ok()?;
-    (answer.format == FORMAT_VERSION).then_some(answer)
+    let decompressed = zstd::Decoder::new(file).and_then(|file| file.take(MAX_ANSWER_BYTES).read_to_end(&mut text));
+    decompressed.map_err(|error| Error::corrupt(path, error.to_string()))?;
+    sealed::open(path, &name(question), &text).map(|opened| opened.document)
 }
 
 #[cfg(test)]

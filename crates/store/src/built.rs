@@ -18,11 +18,13 @@ use sha2::Digest as _;
 use crate::digest::{Digest, Sha256};
 use crate::durable::{self, Draft};
 use crate::error::{Error, IoContext, Result};
+use crate::sealed;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
 /// A wheel that was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BuiltWheel {
     /// The name of its file.
     pub file_name: String,
@@ -51,10 +53,7 @@ pub fn find(store: &Store, question: &str) -> Result<Option<BuiltWheel>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).at("read", &path),
     };
-    let built: BuiltWheel = serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
-    if built.file_name.contains('/') {
-        return Err(Error::corrupt(&path, "it names no file".to_owned()));
-    }
+    let built = parse(&path, &bytes)?;
     let is_there = store.has_layer(&built.sha256) || built.path(store).is_file();
     Ok(is_there.then_some(built))
 }
@@ -65,22 +64,14 @@ pub fn find(store: &Store, question: &str) -> Result<Option<BuiltWheel>> {
 /// When the file cannot be read or the store cannot be written.
 pub fn keep(store: &Store, workspace: &Workspace, question: &str, file: &Path, file_name: &str) -> Result<BuiltWheel> {
     let mut draft = Draft::create(workspace.path())?;
-    let mut source = File::open(file).at("open", file)?;
-    let mut hasher = sha2::Sha256::new();
     let mut size_bytes = 0;
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        let len = source.read(&mut buffer).at("read", file)?;
-        if len == 0 {
-            break;
-        }
-        hasher.update(&buffer[..len]);
-        draft.write_all(&buffer[..len])?;
-        size_bytes += len as u64;
-    }
+    let sha256 = read_all(file, |piece| {
+        size_bytes += piece.len() as u64;
+        draft.write_all(piece)
+    })?;
     let built = BuiltWheel {
         file_name: file_name.to_owned(),
-        sha256: Sha256::from_bytes(hasher.finalize().into()),
+        sha256,
         size_bytes,
     };
     let path = built.path(store);
@@ -90,9 +81,73 @@ pub fn keep(store: &Store, workspace: &Workspace, question: &str, file: &Path, f
     draft.publish(&path)?;
     durable::sync_directory(directory)?;
     durable::sync_directory(&store.path("built"))?;
-    let record = serde_json::to_vec(&built).expect("a record becomes JSON");
-    durable::write(workspace.path(), &record_path(store, question), &record)?;
+    let path = record_path(store, question);
+    let record = sealed::seal(&place_of(&path), &built).expect("a record becomes JSON");
+    durable::write(workspace.path(), &path, &record)?;
     Ok(built)
+}
+
+/// Checks records and wheels, and gives each that is damaged.
+pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
+    let mut checked = 0;
+    let mut errors = Vec::new();
+    let mut check = |result: Result<()>| {
+        checked += 1;
+        errors.extend(result.err().filter(|error| !error.is_gone()));
+    };
+    for path in crate::store::list(&store.path("built"))? {
+        let named = path.file_name().and_then(|name| name.to_str()?.parse::<Sha256>().ok());
+        match named {
+            None => check(
+                std::fs::read(&path)
+                    .at("read", &path)
+                    .and_then(|bytes| parse(&path, &bytes))
+                    .map(drop),
+            ),
+            Some(sha256) => {
+                for wheel in crate::store::list(&path)? {
+                    check(check_wheel(&wheel, &sha256));
+                }
+            }
+        }
+    }
+    Ok((checked, errors))
+}
+
+fn check_wheel(path: &Path, sha256: &Sha256) -> Result<()> {
+    if read_all(path, |_| Ok(()))? == *sha256 {
+        Ok(())
+    } else {
+        Err(Error::corrupt(path, "it is not the wheel that its directory names"))
+    }
+}
+
+/// Calls `take` with the pieces of a file, and gives its digest.
+fn read_all(path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Sha256> {
+    let mut file = File::open(path).at("open", path)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        let len = file.read(&mut buffer).at("read", path)?;
+        if len == 0 {
+            return Ok(Sha256::from_bytes(hasher.finalize().into()));
+        }
+        hasher.update(&buffer[..len]);
+        take(&buffer[..len])?;
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<BuiltWheel> {
+    let built = sealed::open::<BuiltWheel>(path, &place_of(path), bytes)?.document;
+    if built.file_name.contains('/') {
+        return Err(Error::corrupt(path, "it names no file".to_owned()));
+    }
+    Ok(built)
+}
+
+/// Where a record stands in its store.
+fn place_of(path: &Path) -> String {
+    format!("built/{}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Keeps what a failed build of `name` said, in place of what the last one did, and returns where.
@@ -126,7 +181,7 @@ pub(crate) fn sweep(store: &Store, is_young: impl Fn(&Path) -> bool) -> Result<u
     }
     for path in records {
         let record = std::fs::read(&path).ok();
-        let built = record.and_then(|bytes| serde_json::from_slice::<BuiltWheel>(&bytes).ok());
+        let built = record.and_then(|bytes| parse(&path, &bytes).ok());
         if built.is_none_or(|built| !store.has_layer(&built.sha256) && !built.path(store).exists()) {
             durable::remove(&path)?;
         }

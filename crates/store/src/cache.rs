@@ -4,10 +4,12 @@
 //! <store>/cache/<boot>/
 //!   machine            which machine this boot is one of
 //!   small/<16 hex>/    all objects of the pack whose id starts so, each named by its offset (`unpack`)
-//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them
+//!   patched/<hex>/pf/  files as they look at the prefix of this digest, named by what else determines them; the prefix itself
+//!                      stands in `prefix` beside
 //!   dated/ab/<hex>     a file with its time and mode, for hard links; named by all that determines it
 //!   images/<hex>       the names and attributes of a tree at all prefixes at which its files have the same sizes; and for
-//!                      each tree whose content is all there, a list of the files that look different at each prefix
+//!                      each tree whose content is all there, a list of the files that look different at each prefix. Both end with
+//!                      the digest of all before it
 //! ```
 //!
 //! Never the truth, and evictable at any time when nothing is mounted. Nothing here is synced: it is trusted only within
@@ -16,6 +18,7 @@
 //! uses.
 
 mod fill;
+mod sound;
 mod unpack;
 
 use std::collections::HashSet;
@@ -35,6 +38,7 @@ use crate::wire::Writer;
 use crate::workspace::Workspace;
 
 pub use fill::LaidOut;
+pub(crate) use sound::{Copy, trees};
 pub use unpack::Filled;
 
 /// The running boot of a machine.
@@ -152,7 +156,7 @@ impl Cache {
         })
     }
 
-    /// [`content_path`] of `node`, if its content is there.
+    /// [`content_path`] of `node`, if its content is there and may be read by the kernel unasked.
     ///
     /// # Errors
     /// When the tree is damaged.
@@ -160,6 +164,9 @@ impl Cache {
         let path = content_path(node)?;
         let is_there = if node.has_placeholder() {
             self.patched_directory(view).join(&path).exists()
+        } else if node.location()? == Location::Object {
+            // What was not read through in this boot is: by who opens it, and not by the kernel.
+            self.store.trusts_whole(&node.digest())
         } else {
             self.content_directories()
                 .into_iter()
@@ -182,7 +189,15 @@ impl Cache {
     /// # Errors
     /// When the store cannot be written.
     pub fn put_image(&self, workspace: &Workspace, path: &Path, bytes: &[u8]) -> Result<()> {
-        durable::write_evictable(workspace.path(), path, bytes)
+        // In a block of its own, behind what the kernel reads.
+        let mut bytes = bytes.to_vec();
+        bytes.resize(
+            bytes.len().next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES - DIGEST_BYTES,
+            0,
+        );
+        let digest = Digest::of(&bytes);
+        bytes.extend(digest.as_bytes());
+        durable::write_evictable(workspace.path(), path, &bytes)
     }
 
     /// A file with the content of `node` at the prefix of `view`, its modification time, and the mode 0444 or 0555. It
@@ -191,17 +206,21 @@ impl Cache {
     /// # Errors
     /// When the object is missing or damaged, or the store cannot be written.
     pub fn dated(&self, workspace: &Workspace, view: &View, node: Node<'_>) -> Result<PathBuf> {
-        let mut name = Writer::default();
-        name.raw(content_name(view, node)?.as_bytes());
-        name.raw(&node.mtime_s().to_le_bytes());
-        name.raw(&[u8::from(node.is_executable())]);
-        let path = sharded(&self.root.join("dated"), &Digest::of(&name.finish()));
+        let path = self.dated_path(view, node)?;
         if !path.exists() {
             let draft = Draft::create(workspace.path())?;
             copy_dated(view, node, draft.file()).map_err(|error| error.at_path(draft.path()))?;
             publish(draft, &path)?;
         }
         Ok(path)
+    }
+
+    fn dated_path(&self, view: &View, node: Node<'_>) -> Result<PathBuf> {
+        let mut name = Writer::default();
+        name.raw(content_name(view, node)?.as_bytes());
+        name.raw(&node.mtime_s().to_le_bytes());
+        name.raw(&[u8::from(node.is_executable())]);
+        Ok(sharded(&self.root.join("dated"), &Digest::of(&name.finish())))
     }
 }
 
@@ -313,6 +332,13 @@ pub fn content_path(node: Node<'_>) -> Result<String> {
         }
     })
 }
+
+/// What images are a multiple of, and the digest at their ends.
+const BLOCK_BYTES: usize = 4096;
+const DIGEST_BYTES: usize = 32;
+
+/// What the directory of a prefix holds besides: the prefix itself.
+const PREFIX_FILE: &str = "prefix";
 
 /// The part of the cache for a prefix that overlayfs is pointed to; no pack and no object has such a directory.
 const PATCHED_PART: &str = "pf";

@@ -283,6 +283,11 @@ pub(crate) fn move_file(from: &Path, to: &Path) -> Result<bool> {
     }
 }
 
+/// Gives a file a second name.
+pub(crate) fn link_file(from: &Path, to: &Path) -> Result<()> {
+    fs::hard_link(from, to).at("link", from)
+}
+
 /// Gives a file another name, in place of what is called so.
 pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
     fs::rename(path, by).at("put aside", path)

@@ -12,12 +12,16 @@ use crate::digest::{Digest, Sha256};
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::ingest::Written;
+use crate::sealed::{self, Opened};
 use crate::store::Store;
 use crate::trash;
 use crate::workspace::Workspace;
 
-/// The version of the record's fields. A reader refuses any other.
-const FORMAT_VERSION: u32 = 1;
+/// The version of the record's fields. A reader refuses any higher one.
+const FORMAT_VERSION: u32 = 2;
+
+/// Records of this version have no seal.
+const UNSEALED_VERSION: u32 = 1;
 
 /// A signature may be abbreviated to this many hexadecimal digits, if it is unique.
 pub const MIN_PREFIX_DIGITS: usize = 8;
@@ -133,8 +137,11 @@ impl Environment {
     /// # Errors
     /// When the store cannot be written.
     pub fn publish(&self, store: &Store, workspace: &Workspace) -> Result<()> {
-        let mut text = serde_json::to_vec(self).expect("a record becomes JSON");
-        text.push(b'\n');
+        let current = Self {
+            format: FORMAT_VERSION,
+            ..self.clone()
+        };
+        let text = sealed::seal(&name(&self.signature), &current).expect("a record becomes JSON");
         // A record in its place keeps all that it refers to in its place: nothing is moved between here and there.
         let _shared = store.share()?;
         self.secure(store)?;
@@ -326,13 +333,19 @@ pub(crate) fn signatures(store: &Store) -> Result<Vec<Digest>> {
 
 fn parse(store: &Store, signature: &Digest, bytes: &[u8]) -> Result<Environment> {
     let path = path(store, signature);
-    let environment: Environment =
-        serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
-    if environment.format != FORMAT_VERSION {
-        return Err(Error::NewerFormat {
-            path,
-            what: format!("environment record version {}", environment.format),
-        });
+    let Opened::<Environment> {
+        document: environment,
+        is_sealed,
+    } = sealed::open(&path, &name(signature), bytes)?;
+    match (environment.format, is_sealed) {
+        (FORMAT_VERSION, true) | (UNSEALED_VERSION, false) => {}
+        (FORMAT_VERSION | UNSEALED_VERSION, _) => return Err(Error::corrupt(&path, "its seal is broken")),
+        (newer, _) => {
+            return Err(Error::NewerFormat {
+                path,
+                what: format!("environment record version {newer}"),
+            });
+        }
     }
     if environment.signature != *signature {
         return Err(Error::corrupt(&path, format!("it describes {}", environment.signature)));

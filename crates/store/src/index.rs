@@ -28,6 +28,7 @@ use crate::answers;
 use crate::digest::Digest;
 use crate::durable;
 use crate::environment::{self, Environment};
+use crate::error::Error;
 use crate::store::Store;
 
 /// How long to wait for another process that writes. Whoever waits longer goes on without the index.
@@ -90,7 +91,7 @@ pub enum IndexError {
     },
     /// A file beside it failed.
     #[error(transparent)]
-    Store(#[from] crate::Error),
+    Store(#[from] Error),
 }
 
 impl Index {
@@ -278,6 +279,42 @@ impl Index {
             source,
         }
     }
+}
+
+/// Checks the structure of the index, if there is one: not what its counts are.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(store: &Store) -> crate::Result<bool> {
+    let path = path(store);
+    if !path.exists() || is_remote(store.root()) {
+        return Ok(false);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let ask = || -> rusqlite::Result<String> {
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.prepare(schema::ALL)?.query([])?.next()?;
+        connection.pragma_query_value(None, "integrity_check", |row| row.get(0))
+    };
+    match ask() {
+        Ok(verdict) if verdict == "ok" => Ok(true),
+        Ok(verdict) => Err(Error::corrupt(&path, verdict)),
+        Err(error) if is_damage(&error) => Err(Error::corrupt(&path, error.to_string())),
+        // Whoever may not read it has nothing to say of it.
+        Err(_) => Ok(false),
+    }
+}
+
+/// Puts the database into the directory `aside`, and makes another of the files of the store.
+pub(crate) fn replace(store: &Store, aside: &Path) -> Result<(), IndexError> {
+    {
+        let _making = store.reserve("index")?;
+        for file in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
+            durable::move_file(&store.path(file), &aside.join(file))?;
+        }
+    }
+    Index::open(store)?.rebuild(store).map(drop)
 }
 
 /// The bytes of all files of an environment, if its tree can be read.

@@ -159,6 +159,7 @@ impl<'a> Ingest<'a> {
             self.written.inodes += 1;
         }
         let mut new_shard = false;
+        let mut published = Vec::new();
         for (digest, draft) in self.whole {
             draft.sync()?;
             let path = self.store.own_object_path(&digest);
@@ -170,7 +171,11 @@ impl<'a> Ingest<'a> {
             }
             draft.publish(&path)?;
             self.relied_on.insert(shard);
+            published.push((digest, path));
         }
+        // They were read through as they came.
+        let stamped = published.iter().map(|(digest, path)| (*digest, path.as_path()));
+        self.store.stamps().note(stamped);
         for directory in &self.relied_on {
             durable::sync_directory(directory)?;
         }

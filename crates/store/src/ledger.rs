@@ -4,8 +4,12 @@
 //! <directory>/
 //!   .lock      flock: exclusive by who changes a document
 //!   .tmp/      drafts of who holds the lock; what is there when it is taken was left by a process that died
-//!   <key>      a document: JSON. Keys are relative paths of which no part starts with a dot
+//!   .copies/   every document once more: nothing else knows what stands in one
+//!   <key>      a document: sealed JSON. Keys are relative paths of which no part starts with a dot
 //! ```
+//!
+//! A copy is written before its document and removed before it. So what has a copy and is not there was lost, and a copy that
+//! differs is of a change that did not happen.
 //!
 //! Whoever may write to the directory may change what is in it. Documents are replaced, not written to, so the rights of a
 //! file mean nothing.
@@ -18,11 +22,15 @@ use serde::de::DeserializeOwned;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
+use crate::sealed;
+use crate::store::Store;
 
 /// A directory of documents.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     directory: PathBuf,
+    /// What the directory is called in its store.
+    name: &'static str,
 }
 
 /// A ledger that nobody else changes meanwhile.
@@ -32,8 +40,12 @@ pub(crate) struct Locked<'a> {
 }
 
 impl Ledger {
-    pub(crate) fn at(directory: PathBuf) -> Self {
-        Self { directory }
+    /// The documents in the directory `name` of `store`.
+    pub(crate) fn of(store: &Store, name: &'static str) -> Self {
+        Self {
+            directory: store.path(name),
+            name,
+        }
     }
 
     pub(crate) fn path(&self, key: &str) -> PathBuf {
@@ -42,15 +54,16 @@ impl Ledger {
 
     /// The document called `key`, if there is one.
     pub(crate) fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let path = self.path(key);
-        match std::fs::read(&path) {
-            Ok(text) => match serde_json::from_slice(&text) {
-                Ok(document) => Ok(Some(document)),
-                Err(error) => Err(Error::corrupt(&path, error.to_string())),
-            },
+        self.read_at(&self.path(key), key)
+    }
+
+    /// The document called `key` as it stands in the file at `path`: in its place, or in its copy.
+    pub(crate) fn read_at<T: DeserializeOwned>(&self, path: &Path, key: &str) -> Result<Option<T>> {
+        match std::fs::read(path) {
+            Ok(bytes) => sealed::open(path, &self.place(key), &bytes).map(|opened| Some(opened.document)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
-            Err(error) => Err(error).at("read", &path),
+            Err(error) => Err(error).at("read", path),
         }
     }
 
@@ -60,6 +73,27 @@ impl Ledger {
         collect(&self.directory, "", &mut keys)?;
         keys.sort();
         Ok(keys)
+    }
+
+    /// The keys of all copies, sorted.
+    pub(crate) fn copied_keys(&self) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        collect(&self.copies(), "", &mut keys)?;
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Where the copy of the document called `key` is.
+    pub(crate) fn copy(&self, key: &str) -> PathBuf {
+        self.copies().join(key)
+    }
+
+    fn copies(&self) -> PathBuf {
+        self.path(".copies")
+    }
+
+    fn place(&self, key: &str) -> String {
+        format!("{}/{key}", self.name)
     }
 
     /// Waits until nobody else changes documents.
@@ -92,12 +126,23 @@ impl Locked<'_> {
     /// Writes a document, durably.
     pub(crate) fn write(&self, key: &str, document: &impl Serialize) -> Result<()> {
         let path = self.ledger.path(key);
-        let mut text = serde_json::to_vec(document).map_err(|error| Error::corrupt(&path, error.to_string()))?;
-        text.push(b'\n');
+        let bytes = sealed::seal(&self.ledger.place(key), document)
+            .map_err(|error| Error::corrupt(&path, error.to_string()))?;
+        self.put(&self.ledger.copy(key), &bytes)?;
+        self.put(&path, &bytes)
+    }
+
+    /// Puts the document and its copy in the place of whichever of both is damaged or lost.
+    pub(crate) fn restore(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.put(&self.ledger.copy(key), bytes)?;
+        self.put(&self.ledger.path(key), bytes)
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         if let Some(directory) = path.parent() {
             durable::create_directory(directory)?;
         }
-        durable::write(&self.ledger.drafts(), &path, &text)?;
+        durable::write(&self.ledger.drafts(), path, bytes)?;
         // The directories above may be new.
         let above = path.ancestors().skip(2);
         above
@@ -107,8 +152,12 @@ impl Locked<'_> {
 
     /// Removes a document; one that is not there is fine.
     pub(crate) fn remove(&self, key: &str) -> Result<()> {
-        let path = self.ledger.path(key);
-        durable::remove(&path)?;
+        self.take(&self.ledger.copy(key), &self.ledger.copies())?;
+        self.take(&self.ledger.path(key), &self.ledger.directory)
+    }
+
+    fn take(&self, path: &Path, top: &Path) -> Result<()> {
+        durable::remove(path)?;
         if let Some(directory) = path.parent() {
             match durable::sync_directory(directory) {
                 // It is not asked for first: of a disk that fails nothing is there, and what is removed would come back.
@@ -118,7 +167,7 @@ impl Locked<'_> {
         }
         for directory in path.ancestors().skip(1) {
             // Directories that other documents are in stay.
-            if directory == self.ledger.directory || !durable::remove_empty_directory(directory) {
+            if directory == top || !durable::remove_empty_directory(directory) {
                 break;
             }
         }
@@ -144,28 +193,38 @@ fn collect(directory: &Path, above: &str, keys: &mut Vec<String>) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn documents_come_and_go_with_their_directories() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::at(directory.path().join("x"));
+        let store = Store::open(directory.path()).unwrap();
+        let ledger = Ledger::of(&store, "x");
         assert_eq!(ledger.keys().unwrap(), Vec::<String>::new());
-        assert_eq!(ledger.read::<u32>("a/b:c").unwrap(), None);
+        let document = |number: u32| BTreeMap::from([("number".to_owned(), number)]);
+        let read = |key: &str| ledger.read::<BTreeMap<String, u32>>(key).unwrap();
+        assert_eq!(read("a/b:c"), None);
         let locked = ledger.lock().unwrap();
-        locked.write("a/b:c", &1).unwrap();
-        locked.write("a/b/d:c", &2).unwrap();
-        locked.write("a/b:c", &3).unwrap();
+        locked.write("a/b:c", &document(1)).unwrap();
+        locked.write("a/b/d:c", &document(2)).unwrap();
+        locked.write("a/b:c", &document(3)).unwrap();
         assert_eq!(ledger.keys().unwrap(), ["a/b/d:c", "a/b:c"]);
-        assert_eq!(ledger.read::<u32>("a/b:c").unwrap(), Some(3));
+        assert_eq!(ledger.copied_keys().unwrap(), ["a/b/d:c", "a/b:c"]);
+        assert_eq!(read("a/b:c"), Some(document(3)));
+        std::fs::rename(ledger.path("a/b:c"), ledger.path("a/b/d:c")).unwrap();
+        let moved = ledger.read::<BTreeMap<String, u32>>("a/b/d:c").unwrap_err();
+        assert!(moved.to_string().contains("written there"), "{moved}");
         locked.remove("a/b:c").unwrap();
         locked.remove("a/b:c").unwrap();
         locked.remove("a/b/d:c").unwrap();
         assert_eq!(ledger.keys().unwrap(), Vec::<String>::new());
-        assert!(!ledger.path("a").exists());
+        assert_eq!(ledger.copied_keys().unwrap(), Vec::<String>::new());
+        assert!(!ledger.path("a").exists() && !ledger.copy("a").exists());
         drop(locked);
         std::fs::write(ledger.path(".tmp/draft-1-0"), "half").unwrap();
-        ledger.lock().unwrap().write("a", &4).unwrap();
+        ledger.lock().unwrap().write("a", &document(4)).unwrap();
         assert_eq!(std::fs::read_dir(ledger.path(".tmp")).unwrap().count(), 0);
     }
 }

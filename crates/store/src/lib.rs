@@ -11,9 +11,13 @@
 //! | --- | --- |
 //! | [`digest`], [`path`], `wire` | names of content, names of files, bounds-checked bytes |
 //! | `durable` | the one seam through which everything is written |
+//! | `sealed` | documents that tell whether they are whole |
 //! | [`lock`] | who may do what at the same time |
+//! | `host` | which kernel this is, where several share a store |
+//! | `stamps` | which whole files were read through in this boot |
 //! | [`pack`] | many small objects in one immutable file |
 //! | [`store`] | the directory itself: layout, format, finding objects |
+//! | `checks` | when whole files are compared with their names |
 //! | [`workspace`], [`ingest`] | how new bytes enter the store |
 //! | `shebang`, [`placeholder`], [`patch`] | prefixes recorded in files, and replaced when they are read |
 //! | [`layer`] | the files of one package archive |
@@ -25,18 +29,19 @@
 //! | [`trace`] | what the first runs of a tree opened, for the next cold start |
 //! | `ledger`, [`name`], [`names`], [`links`], [`roots`] | what people call environments, where that is seen, and what else is kept |
 //! | [`answers`] | which environment answered a question, so that it need not be solved again |
-//! | `host` | which kernel this is, where several share a store |
 //! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`warm`] | which environments stay mounted though nobody uses them |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | [`gc`], `trash` | collection: what nothing keeps goes, and until nobody can rely on it may come back |
-//! | `usage`, `verify` | how much there is, and whether it is what its name says |
+//! | `usage` | how much there is |
+//! | [`verify`] | whether everything is what its name says, and mending what is not |
 
 pub mod answers;
 pub mod built;
 pub mod cache;
 pub mod capture;
+mod checks;
 pub mod digest;
 mod durable;
 pub mod environment;
@@ -58,14 +63,16 @@ pub mod patch;
 pub mod path;
 pub mod placeholder;
 pub mod roots;
+mod sealed;
 mod shebang;
 pub mod signature;
+mod stamps;
 pub mod store;
 pub mod trace;
 mod trash;
 pub mod tree;
 mod usage;
-mod verify;
+pub mod verify;
 pub mod view;
 pub mod warm;
 mod wire;
@@ -74,5 +81,6 @@ pub mod workspace;
 pub use digest::Digest;
 pub use durable::{remove_tree, write_new};
 pub use error::{Error, Holder, Result};
+pub use stamps::{Checks, UnknownChecks};
 pub use store::Store;
 pub use usage::Usage;

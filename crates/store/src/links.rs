@@ -20,6 +20,7 @@ const KEY_DIGITS: usize = 32;
 
 /// A path that follows a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Link {
     format: u32,
     /// The name.
@@ -54,8 +55,18 @@ impl Links {
     #[must_use]
     pub fn of(store: &Store) -> Self {
         Self {
-            ledger: Ledger::at(store.path("links")),
+            ledger: Ledger::of(store, "links"),
         }
+    }
+
+    /// The files that they are kept in.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Checks the file at `path`, which is that of `key` or its copy.
+    pub(crate) fn check(&self, path: &Path, key: &str) -> Result<()> {
+        self.ledger.read_at::<Link>(path, key).map(drop)
     }
 
     /// Remembers one, in place of another at the same path.

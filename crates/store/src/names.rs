@@ -3,6 +3,8 @@
 //! A name is one small file in `refs/` with all its history, replaced as a whole: a reader sees a change or does not, and
 //! two that change a name at the same time do so one after the other. Who may write to `refs/` may change names.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -129,6 +131,7 @@ fn shown(signature: Option<&Digest>) -> String {
 
 /// The file of a name.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Document {
     format: u32,
     /// The earliest first; never empty.
@@ -148,8 +151,18 @@ impl Names {
     pub fn of(store: &Store) -> Self {
         Self {
             store: store.clone(),
-            ledger: Ledger::at(store.path("refs")),
+            ledger: Ledger::of(store, "refs"),
         }
+    }
+
+    /// The files that names are kept in.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Checks the file at `path`, which is that of the name `key` or its copy.
+    pub(crate) fn check(&self, path: &Path, key: &str) -> Result<(), Error> {
+        self.ledger.read_at::<Document>(path, key).map(drop)
     }
 
     /// What `name` stands for, with its history; nothing if there is no such name.

@@ -122,13 +122,7 @@ impl PackWriter {
     /// object in it by digest.
     pub(crate) fn seal(mut self) -> Result<SealedPack> {
         self.entries.sort_unstable_by_key(|entry| entry.digest);
-        let mut index = Writer::default();
-        for entry in &self.entries {
-            index.raw(entry.digest.as_bytes());
-            index.u64(entry.offset_bytes);
-            index.u32(entry.size_bytes);
-        }
-        let index = index.finish();
+        let index = index_of(&self.entries);
         let id = Digest::of(&index);
         let mut footer = Writer::default();
         footer.raw(id.as_bytes());
@@ -152,6 +146,81 @@ impl PackWriter {
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// The bytes of an index, whose entries are sorted by their digests.
+fn index_of(entries: &[PackEntry]) -> Vec<u8> {
+    let mut index = Writer::default();
+    for entry in entries {
+        index.raw(entry.digest.as_bytes());
+        index.u64(entry.offset_bytes);
+        index.u32(entry.size_bytes);
+    }
+    index.finish()
+}
+
+/// The id of the pack that holds just these objects, in whatever order they are told.
+pub(crate) fn id_of(entries: &mut [PackEntry]) -> Digest {
+    entries.sort_unstable_by_key(|entry| entry.digest);
+    Digest::of(&index_of(entries))
+}
+
+/// What is wrong in a pack whose index is right.
+#[derive(Debug, Default)]
+pub(crate) struct Damage {
+    /// The objects that are not what their names say.
+    pub(crate) objects: Vec<PackEntry>,
+    /// What else is not as it was written.
+    pub(crate) what: Option<String>,
+}
+
+/// Checks every byte of the pack at `path`, which is called `id`.
+///
+/// # Errors
+/// When the file cannot be read, or its index is not that of the pack called so: then nothing in it can be told apart.
+pub(crate) fn check(path: &Path, id: &Digest) -> Result<Damage> {
+    let mut entries = read_index(path)?;
+    if id_of(&mut entries) != *id {
+        return Err(Error::corrupt(path, "its index is that of another pack"));
+    }
+    entries.sort_unstable_by_key(|entry| (entry.offset_bytes, entry.size_bytes));
+    let file = File::open(path).at("open", path)?;
+    let mut damage = Damage::default();
+    let mut wrong = |what: &str| damage.what = Some(what.to_owned());
+    let mut bytes = vec![0; MAGIC.len()];
+    file.read_exact_at(&mut bytes, 0).at("read", path)?;
+    if bytes != MAGIC {
+        wrong("it does not start as a pack does");
+    }
+    let mut position = MAGIC.len() as u64;
+    for entry in entries {
+        match entry.offset_bytes.checked_sub(position) {
+            Some(padding @ 0..ALIGNMENT_BYTES) => {
+                bytes.resize(usize::try_from(padding).unwrap_or(0), 0);
+                file.read_exact_at(&mut bytes, position).at("read", path)?;
+                if bytes.iter().any(|byte| *byte != 0) {
+                    wrong("something stands between its objects");
+                }
+            }
+            _ => wrong("its objects are not one behind the other"),
+        }
+        if read_object(&file, &entry).is_none() {
+            damage.objects.push(entry);
+        }
+        position = entry.offset_bytes.saturating_add(u64::from(entry.size_bytes));
+    }
+    Ok(damage)
+}
+
+/// The bytes of an object of the pack in `file`, if they are what its name says.
+pub(crate) fn read_object(file: &File, entry: &PackEntry) -> Option<Vec<u8>> {
+    let size_bytes = entry.size_bytes as usize;
+    if size_bytes > MAX_PACKED_BYTES {
+        return None;
+    }
+    let mut bytes = vec![0; size_bytes];
+    file.read_exact_at(&mut bytes, entry.offset_bytes).ok()?;
+    (Digest::of(&bytes) == entry.digest).then_some(bytes)
 }
 
 /// Reads the index of the pack at `path`.

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -107,12 +108,14 @@ pub struct Owned {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pins {
     format: u32,
     pins: Vec<Pin>,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Needs {
     format: u32,
     environments: BTreeMap<Digest, u64>,
@@ -132,9 +135,29 @@ impl Roots {
     pub fn of(store: &Store) -> Self {
         Self {
             store: store.clone(),
-            pins: Ledger::at(store.path("roots/pins")),
-            owners: Ledger::at(store.path("roots/owners")),
+            pins: Ledger::of(store, "roots/pins"),
+            owners: Ledger::of(store, "roots/owners"),
         }
+    }
+
+    /// The files that pins are kept in.
+    pub(crate) fn pin_ledger(&self) -> &Ledger {
+        &self.pins
+    }
+
+    /// The files that needs are kept in.
+    pub(crate) fn owner_ledger(&self) -> &Ledger {
+        &self.owners
+    }
+
+    /// Checks the file at `path`, which is that of the pins of `key` or their copy.
+    pub(crate) fn check_pins(&self, path: &Path, key: &str) -> Result<()> {
+        self.pins.read_at::<Pins>(path, key).map(drop)
+    }
+
+    /// Checks the file at `path`, which is that of the owner `key` or its copy.
+    pub(crate) fn check_owner(&self, path: &Path, key: &str) -> Result<()> {
+        self.owners.read_at::<Needs>(path, key).map(drop)
     }
 
     /// Keeps the environment `signature`. Another pin by the same person for the same reason is replaced.
@@ -256,7 +279,7 @@ impl Roots {
         Ok(owned)
     }
 
-    fn pins_of(&self, signature: &Digest) -> Result<Vec<Pin>> {
+    pub(crate) fn pins_of(&self, signature: &Digest) -> Result<Vec<Pin>> {
         let key = signature.to_string();
         match self.pins.read::<Pins>(&key)? {
             None => Ok(Vec::new()),
@@ -265,7 +288,7 @@ impl Roots {
         }
     }
 
-    fn needs_of(&self, owner: &Owner) -> Result<Option<BTreeMap<Digest, u64>>> {
+    pub(crate) fn needs_of(&self, owner: &Owner) -> Result<Option<BTreeMap<Digest, u64>>> {
         let key = owner.to_string();
         match self.owners.read::<Needs>(&key)? {
             None => Ok(None),

@@ -25,7 +25,6 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +35,7 @@ use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
 use crate::pack::{self, PackEntry};
+use crate::stamps::Stamps;
 use crate::trash;
 
 pub(crate) use crate::durable::list;
@@ -52,6 +52,8 @@ struct Inner {
     /// A store that is only read: what it holds need not be here.
     lower: Option<Store>,
     packs: Mutex<PackCache>,
+    /// Those of the upper store hold for the one below too: nothing is written there.
+    stamps: Arc<Stamps>,
 }
 
 /// Nothing is removed from a store, nor from the one below it, while this lives.
@@ -125,7 +127,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be made or read, or was made by a newer version.
     pub fn open(root: &Path) -> Result<Self> {
-        Self::new(root, None)?.opened()
+        Self::new(root, None, Arc::new(Stamps::of(root)))?.opened()
     }
 
     /// Opens the store at `root` over the one at `lower`, such as a user's over the system's. What the lower one holds is found
@@ -134,21 +136,36 @@ impl Store {
     /// # Errors
     /// As [`Store::open`]; or when there is no store at `lower`.
     pub fn open_over(root: &Path, lower: &Path) -> Result<Self> {
-        let lower = Self::new(lower, None)?;
-        let format = lower.path("FORMAT");
-        lower.check_format(&fs::read(&format).at("read", &format)?, false)?;
-        let upper = Self::new(root, Some(lower.clone()))?;
+        let stamps = Arc::new(Stamps::of(root));
+        let lower = Self::existing(lower, Arc::clone(&stamps))?;
+        let upper = Self::new(root, Some(lower.clone()), stamps)?;
         if is_same_directory(upper.root(), lower.root()) {
             return lower.opened();
         }
         upper.opened()
     }
 
-    fn new(root: &Path, lower: Option<Self>) -> Result<Self> {
+    /// Opens the store at `root` to read from it; makes none.
+    ///
+    /// # Errors
+    /// When there is none, or it was made by a newer version.
+    pub fn open_existing(root: &Path) -> Result<Self> {
+        Self::existing(root, Arc::new(Stamps::of(root)))
+    }
+
+    fn existing(root: &Path, stamps: Arc<Stamps>) -> Result<Self> {
+        let store = Self::new(root, None, stamps)?;
+        let format = store.path("FORMAT");
+        store.check_format(&fs::read(&format).at("read", &format)?, false)?;
+        Ok(store)
+    }
+
+    fn new(root: &Path, lower: Option<Self>, stamps: Arc<Stamps>) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             root: std::path::absolute(root).at("resolve", root)?,
             lower,
             packs: Mutex::default(),
+            stamps,
         })))
     }
 
@@ -166,6 +183,10 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    pub(crate) fn stamps(&self) -> &Stamps {
+        &self.0.stamps
     }
 
     /// The directory of the store.
@@ -229,7 +250,7 @@ impl Store {
         FileLock::transient(&self.path("tmp").join(format!("{name}.lock")))
     }
 
-    /// Opens the object called `digest`. A small one is read whole and checked; where `location` is out of date
+    /// Opens the object called `digest`. A small one is read whole and checked, a large one as [`Store::set_checks`] says; where `location` is out of date
     /// the object is searched for.
     ///
     /// # Errors
@@ -250,6 +271,7 @@ impl Store {
                         format!("it has {len} bytes instead of {size_bytes}"),
                     ));
                 }
+                self.stamps().check(&path, &file, digest)?;
                 Ok(ObjectBytes::Whole(file))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.search(digest, size_bytes, location),
@@ -443,14 +465,12 @@ impl Store {
     /// The object's bytes, if the pack still holds them there.
     fn read_packed(&self, pack: &Digest, offset: u64, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
         let file = self.open_pack(pack).ok()?;
-        let mut bytes = vec![
-            0;
-            usize::try_from(size_bytes)
-                .ok()
-                .filter(|&size| size <= pack::MAX_PACKED_BYTES)?
-        ];
-        file.read_exact_at(&mut bytes, offset).ok()?;
-        (Digest::of(&bytes) == *digest).then_some(bytes)
+        let entry = PackEntry {
+            digest: *digest,
+            offset_bytes: offset,
+            size_bytes: u32::try_from(size_bytes).ok()?,
+        };
+        pack::read_object(&file, &entry)
     }
 
     /// The object wherever it is: in a pack that was written since, removed and not yet unlinked, or in the store below.
@@ -465,6 +485,7 @@ impl Store {
         self.recover(digest)?;
         let path = self.object_path(digest);
         if let Ok(file) = File::open(&path) {
+            self.stamps().check(&path, &file, digest)?;
             return Ok(ObjectBytes::Whole(file));
         }
         let known = self.packs().index.get(digest).copied();
@@ -496,6 +517,11 @@ impl Store {
         }
         packs.gone.clear();
         self.index_packs(&mut packs)
+    }
+
+    /// Forgets all that is known of packs: after one was replaced.
+    pub(crate) fn forget_packs(&self) {
+        *self.packs() = PackCache::default();
     }
 
     /// Makes sure that the object is in its place, from where a collection may have moved it.
@@ -565,6 +591,9 @@ impl Store {
                         }
                     }
                     Err(error) if error.is_gone() => continue, // since it was listed
+                    // What cannot be told apart is not there, and is written again by who brings it; `envfs verify` says
+                    // what is wrong with the pack.
+                    Err(Error::Corrupt { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }

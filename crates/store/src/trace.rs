@@ -211,6 +211,15 @@ pub fn reset(store: &Store, tree: &Digest) -> Result<bool, Error> {
     Ok(was_there)
 }
 
+/// Checks the traces of this store, and gives each that is damaged.
+pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
+    let paths = crate::store::list(&store.path("traces"))?;
+    let is_damaged = |path: &&PathBuf| std::fs::read(path).is_ok_and(|bytes| Trace::parse(&bytes).is_none());
+    let damaged = paths.iter().filter(is_damaged);
+    let errors = damaged.map(|path| Error::corrupt(path, "it is no trace")).collect();
+    Ok((paths.len() as u64, errors))
+}
+
 /// Removes the traces of trees that are not in their places.
 pub(crate) fn sweep(store: &Store) -> Result<(), Error> {
     for path in crate::store::list(&store.path("traces"))? {

@@ -28,6 +28,7 @@ pub(crate) mod store;
 pub(crate) mod trace;
 pub(crate) mod umount;
 pub(crate) mod variants;
+pub(crate) mod verify;
 pub(crate) mod version;
 pub(crate) mod warm;
 pub(crate) mod why;

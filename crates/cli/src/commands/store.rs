@@ -7,6 +7,7 @@ use envfs_store::Usage;
 use envfs_store::index::Index;
 use serde::Serialize;
 
+use crate::commands::verify::{self, VerifyArgs};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
@@ -23,8 +24,8 @@ enum StoreCommand {
     Info,
     /// Print where the store is
     Path,
-    /// Check everything in the store against its digests
-    Verify,
+    /// The same as `envfs verify`
+    Verify(VerifyArgs),
     /// Make the index of environments, their sizes and their uses anew from the files of the store
     Reindex,
 }
@@ -36,17 +37,11 @@ struct Info {
     usage: Usage,
 }
 
-#[derive(Serialize)]
-struct Verified {
-    checked: u64,
-    damaged: Vec<String>,
-}
-
 pub(crate) fn execute(context: &Context, args: &StoreArgs) -> Result<ExitCode, CliError> {
-    match args.command {
+    match &args.command {
         StoreCommand::Info => info(context),
         StoreCommand::Path => path(context),
-        StoreCommand::Verify => verify(context),
+        StoreCommand::Verify(args) => verify::execute(context, args),
         StoreCommand::Reindex => reindex(context),
     }
 }
@@ -101,23 +96,4 @@ fn reindex(context: &Context) -> Result<ExitCode, CliError> {
         context.note(&format!("{}: {count}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn verify(context: &Context) -> Result<ExitCode, CliError> {
-    let mut damaged = Vec::new();
-    let checked = context.store()?.verify(&mut |error| damaged.push(error.to_string()))?;
-    let is_sound = damaged.is_empty();
-    if context.json {
-        context.print_json(&Verified { checked, damaged })?;
-    } else {
-        for message in &damaged {
-            output::line(message)?;
-        }
-        context.note(&format!(
-            "{}, {} damaged",
-            output::count(checked, "file"),
-            damaged.len()
-        ));
-    }
-    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

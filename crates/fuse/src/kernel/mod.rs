@@ -7,6 +7,7 @@
 //! images, a server gives the names and overlayfs the content ([`crate::run`]).
 
 mod ahead;
+mod behind;
 mod company;
 pub(crate) mod detached;
 mod erofs;
@@ -145,6 +146,7 @@ pub fn prepare_content(service: &Service) -> Result<Cache, KernelError> {
         }
     };
     write_patched(&cache, service, &patched)?;
+    behind::read_through(service);
     Ok(cache)
 }
 
@@ -168,6 +170,7 @@ pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
         return Err(KernelError::NotRoot);
     }
     let prepared = prepare_names(service)?;
+    behind::read_through(service);
     let unreadable = prepared.has_lost.then_some(erofs::UNREADABLE);
     let names = detached::image(&prepared.image, unreadable.as_slice())?;
     let directories = prepared.cache.content_directories();

@@ -133,7 +133,8 @@ pub(crate) const PREFIXES: Case = Case {
         }
         let service = sandbox.service(&other, LeaseKind::Mount);
         // What another boot of this machine left is removed by the first of the next; this boot's stays.
-        let (boot, old) = (only_entry(&cache), cache.join("another-boot"));
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let (boot, old) = (cache.join(id.trim()), cache.join("another-boot"));
         fs::create_dir_all(old.join("small")).unwrap();
         fs::copy(boot.join("machine"), old.join("machine")).unwrap();
         let foreign = cache.join("boot-of-another-machine");

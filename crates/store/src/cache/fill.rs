@@ -9,6 +9,7 @@ use super::{Cache, content_path};
 use crate::digest::Digest;
 use crate::durable::{self, Draft};
 use crate::error::Result;
+use crate::stamps::Checks;
 use crate::store::Location;
 use crate::tree::{NodeId, NodeKind, Tree};
 use crate::view::View;
@@ -17,7 +18,7 @@ use crate::workspace::Workspace;
 
 /// Part of the name of the list of a tree's files that look different at each prefix: another form of it, or of what is
 /// laid out before it is written, must have another name.
-const LAID_OUT_SALT: &[u8] = b"laid out 1";
+const LAID_OUT_SALT: &[u8] = b"laid out 2";
 
 /// No more threads unpack at once: they wait for the same disk.
 const MAX_THREADS: usize = 4;
@@ -36,9 +37,13 @@ impl Cache {
     /// different at each prefix.
     #[must_use]
     pub fn laid_out(&self, name: &Digest) -> Option<Vec<NodeId>> {
+        if self.store.checks() == Checks::Always {
+            return None;
+        }
         let bytes = fs::read(self.image_path(name, LAID_OUT_SALT)).ok()?;
-        let mut fields = Reader::new(&bytes);
-        let count = fields.u32()?;
+        let (bytes, digest) = bytes.split_last_chunk::<32>()?;
+        let mut fields = Reader::new(bytes);
+        let count = fields.u32().filter(|_| Digest::of(bytes).as_bytes() == digest)?;
         (0..count).map(|_| fields.u32().map(NodeId)).collect()
     }
 
@@ -67,18 +72,28 @@ impl Cache {
             }
         }
         laid.filled = self.unpack_all(workspace, packs)?;
-        for digest in objects {
+        for &digest in &objects {
             if !self.store.object_path(&digest).exists() {
                 laid.filled
                     .lose(digest, self.store.missing("object", digest.to_string()))?;
+            } else if self.store.checks() == Checks::Always
+                && let Err(error) = self.store.check_whole(&digest)
+            {
+                laid.filled.lose(digest, error)?;
             }
+        }
+        if objects.iter().all(|digest| self.store.is_settled(digest)) {
+            self.store.stamps().note_all_of(name);
         }
         if laid.filled.lost.is_empty() {
             let mut list = Writer::default();
             list.count(laid.patched.len());
             laid.patched.iter().for_each(|id| list.u32(id.0));
             let path = self.image_path(name, LAID_OUT_SALT);
-            durable::write_evictable(workspace.path(), &path, &list.finish())?;
+            let mut bytes = list.finish();
+            let digest = Digest::of(&bytes);
+            bytes.extend(digest.as_bytes());
+            durable::write_evictable(workspace.path(), &path, &bytes)?;
         }
         Ok(laid)
     }
@@ -106,6 +121,10 @@ impl Cache {
         let mut filled = Filled::default();
         let directory = self.patched_directory(view);
         durable::create_directory(&directory.join(super::PATCHED_PART))?;
+        let prefix = directory.join(super::PREFIX_FILE);
+        if !prefix.exists() {
+            durable::write_evictable(workspace.path(), &prefix, view.prefix().as_bytes())?;
+        }
         for &id in patched {
             let node = view.tree().node(id)?;
             let path = directory.join(content_path(node)?);

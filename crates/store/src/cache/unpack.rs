@@ -49,6 +49,16 @@ pub(super) fn name(offset_bytes: u64, size_bytes: u64) -> String {
     format!("{kind}{offset_bytes:010x}")
 }
 
+/// Whether some of the files of the directory `place` are known to be missing.
+pub(super) fn is_incomplete(place: &Path) -> bool {
+    place.join(INCOMPLETE).exists()
+}
+
+/// Notes that some of its files are missing: whoever needs them looks for them again.
+pub(super) fn set_incomplete(workspace: &Path, place: &Path) -> Result<()> {
+    durable::write_evictable(workspace, &place.join(INCOMPLETE), b"")
+}
+
 /// Unpacks `pack` into a directory below `small`, unless it is there. Of `wanted`, what is not in the pack any more is
 /// looked for elsewhere, and what is missing or damaged is told.
 pub(super) fn unpack(
@@ -69,7 +79,7 @@ pub(super) fn unpack(
         }
         draft.publish(&place)?;
     }
-    if place.join(INCOMPLETE).exists() {
+    if is_incomplete(&place) {
         complete(store, workspace, &place, (pack, wanted), filled)?;
     }
     Ok(())

@@ -225,4 +225,4 @@ pub(crate) fn unix_s(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::mark::Live;
 use crate::digest::Digest;
@@ -74,13 +73,13 @@ pub(super) fn rewrite(store: &Store, workspace: &Workspace, packs: &[Sparse]) ->
     let mut rewritten = Rewritten::default();
     let mut writer = PackWriter::create(workspace.path())?;
     let mut pending_bytes = 0;
-    for pack in packs {
-        let file = File::open(&pack.path).at("open", &pack.path)?;
-        let mut entries = pack.alive.clone();
+    for sparse in packs {
+        let file = File::open(&sparse.path).at("open", &sparse.path)?;
+        let mut entries = sparse.alive.clone();
         entries.sort_by_key(|entry| entry.offset_bytes);
         for entry in entries {
             // One that is damaged stays where it is, and its pack with it, for whoever can repair it.
-            if let Some(bytes) = read(&file, &pack.path, &entry)? {
+            if let Some(bytes) = pack::read_object(&file, &entry) {
                 writer.append(entry.digest, &bytes)?;
                 rewritten.objects.insert(entry.digest);
                 pending_bytes += u64::from(entry.size_bytes);
@@ -104,13 +103,6 @@ fn publish(store: &Store, writer: PackWriter) -> Result<u64> {
     sealed.draft.publish(&store.own_pack_path(&sealed.id))?;
     store.add_to_index(sealed.id, sealed.entries);
     Ok(sealed.size_bytes)
-}
-
-/// The bytes of an object, if they are what its name says.
-fn read(file: &File, path: &Path, entry: &PackEntry) -> Result<Option<Vec<u8>>> {
-    let mut bytes = vec![0; entry.size_bytes as usize];
-    file.read_exact_at(&mut bytes, entry.offset_bytes).at("read", path)?;
-    Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == entry.digest))
 }
 
 fn alive_bytes(entries: &[PackEntry]) -> u64 {

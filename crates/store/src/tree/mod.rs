@@ -74,7 +74,12 @@ impl Store {
         if !path.exists() {
             return Err(self.missing("tree", digest.to_string()));
         }
-        Tree::open(&path, |base| self.place_of_tree(base))
+        self.check_file(&path, digest)?;
+        let tree = Tree::open(&path, |base| self.place_of_tree(base))?;
+        if let Some(base) = tree.base() {
+            self.check_file(&self.tree_path(&base), &base)?;
+        }
+        Ok(tree)
     }
 
     /// Where the tree is, put back if a collection has moved it.
