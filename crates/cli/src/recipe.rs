@@ -132,6 +132,11 @@ impl Recipe {
                 "what is built or locked has its Python: --machine-python is for what is solved",
             ));
         }
+        if self.environment.is_some() && !matches!(source, Source::Lock { .. }) {
+            return Err(CliError::usage(
+                "--environment is for a lock file that holds several environments: `envfs lock` makes one of a project's variants",
+            ));
+        }
         if let Source::Spec { wanted, .. } = &source {
             base.clone_from(&wanted.base);
         }

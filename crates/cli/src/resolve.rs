@@ -85,8 +85,8 @@ impl Handle {
 }
 
 fn named(store: &Store, name: &Name) -> Result<Environment, NameError> {
-    let named = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
-    let signature = named.current.signature;
+    let found = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
+    let signature = found.named.current.signature;
     environment::get(store, &signature)?.ok_or(NameError::NotBuilt(signature))
 }
 

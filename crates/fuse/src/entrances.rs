@@ -167,10 +167,10 @@ impl Entrances {
         let Ok(name) = called.parse::<Name>() else {
             return Ok(None);
         };
-        let Some(named) = Names::find(&self.store, &name)? else {
+        let Some(found) = Names::find(&self.store, &name)? else {
             return Ok(None);
         };
-        let signature = named.current.signature;
+        let signature = found.named.current.signature;
         let is_built = environment::get(&self.store, &signature)?.is_some();
         Ok(is_built.then(|| self.entrance(called, signature)))
     }
@@ -207,12 +207,8 @@ impl Entrances {
 
     /// All names here and in the store below. One whose file is damaged is found by nobody.
     fn names(&self) -> Result<BTreeMap<Name, Named>, FsError> {
-        let mut all = BTreeMap::new();
-        for store in self.store.lower().into_iter().chain([&self.store]) {
-            let found = Names::of(store).list()?.into_iter().flatten();
-            all.extend(found.map(|named| (named.name.clone(), named)));
-        }
-        Ok(all)
+        let found = Names::list_all(&self.store)?.into_iter().flatten();
+        Ok(found.map(|found| (found.named.name.clone(), found.named)).collect())
     }
 
     fn place(&self, inode: u64) -> Result<&Place, FsError> {

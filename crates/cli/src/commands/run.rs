@@ -41,6 +41,7 @@ const NOT_EXECUTABLE: u8 = 126;
 #[command(after_help = "Examples:\n  \
     envfs run 3fb1c2d4 -- python train.py\n  \
     envfs run environment.yml -- python -c 'import numpy'    builds it first, if it is not built\n  \
+    envfs run . --environment ml -- python train.py          a variant of the project that is locked here\n  \
     envfs run 3fb1c2d4 --with 'httpx>=0.27' -- python        with a package on top, this time only\n  \
     envfs run 3fb1c2d4 --idle -- python -c pass               the next run finds it mounted\n  \
     envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n  \
