@@ -40,6 +40,7 @@ pub mod explain;
 mod fixture;
 pub mod fs;
 mod holders;
+mod journal;
 mod keep;
 mod keeper;
 pub mod kernel;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use envfs_fuse::mount;
 use envfs_fuse::serve::{self, Bring};
+use envfs_store::Digest;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -50,11 +52,11 @@ pub(crate) fn execute(context: &Context, args: &ServeArgs) -> Result<ExitCode, C
     };
     if args.foreground {
         let mut told = Ok(());
-        serve::in_foreground(&store, &mount_point, bring, || told = tell(context, &served))?;
+        serve::in_foreground(&store, &mount_point, &bring, || told = tell(context, &served))?;
         told?;
     } else {
         let log = output::open_log(args.log.as_deref())?;
-        serve::in_background(&store, &mount_point, log.as_ref(), bring)?;
+        serve::in_background(&store, &mount_point, log.as_ref(), &bring)?;
         tell(context, &served)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -66,7 +68,7 @@ fn bring(context: &Context, idle: Duration) -> Result<Bring, CliError> {
     let words: Vec<_> = program.get_args().map(ToOwned::to_owned).collect();
     let program = program.get_program().to_owned();
     let idle = format!("--idle={}s", idle.as_secs());
-    Ok(Box::new(move |signature| {
+    Ok(Arc::new(move |signature: &Digest| {
         let mut command = Command::new(&program);
         command.args(&words).args(["--quiet", "warm", &idle]);
         command.arg(signature.to_string()).current_dir("/").stdin(Stdio::null());
