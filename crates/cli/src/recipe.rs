@@ -271,7 +271,10 @@ impl Opened {
     /// Builds what is missing of a kept answer; solves nothing.
     pub(crate) fn build_kept(&self, context: &Context, kept: &Kept) -> Result<Option<Built>, CliError> {
         let store = context.store()?;
-        let built = match (kept.environment(&store)?, &kept.answer.lock) {
+        let found = kept
+            .environment(&store)?
+            .map(|found| resolve::claimed(context, &found.signature));
+        let built = match (found.transpose()?.flatten(), &kept.answer.lock) {
             (Some(found), _) => found_built(found),
             (None, None) => return Ok(None),
             (None, Some(text)) => {
@@ -372,6 +375,8 @@ fn found_built(environment: Environment) -> Built {
         script_outputs: Vec::new(),
         bound: Vec::new(),
         skipped_scripts: Vec::new(),
+        // By who asks, if at all.
+        kept: None,
     }
 }
 

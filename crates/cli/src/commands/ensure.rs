@@ -58,7 +58,7 @@ pub(crate) fn execute(context: &Context, args: &EnsureArgs) -> Result<ExitCode, 
         ));
     }
     if args.hold {
-        // Should it be gone already, whoever asked sees that, and asks again.
+        // What was named by its signature may be gone: whoever asked sees that, and asks again.
         drop(resolve::claimed(context, &built.environment.signature)?);
     }
     build::report(context, &built, started.elapsed().as_secs_f64(), Some(&origin))?;
