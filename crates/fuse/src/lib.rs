@@ -70,4 +70,4 @@ pub use boot::{BootError, current as current_boot};
 pub use exec::Command;
 pub use limits::Limits;
 pub use namespace::private_prefix;
-pub use process::ProcessError;
+pub use process::{ProcessError, close_inherited_descriptors};
