@@ -414,7 +414,7 @@ impl<'a> Worker<'a> {
                 let listed = envfs_tests::seen::list_directory(self.at.as_ref());
                 assert!(listed.len() > 2 * 21, "{listed:?}");
                 self.world.assert_reads(&self.at, &numbers);
-                envfs.run(["umount", &self.at]);
+                self.unmount();
                 let mounts = if is_kernel {
                     &self.done.kernel_mounts
                 } else {
@@ -423,6 +423,18 @@ impl<'a> Worker<'a> {
                 mounts.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// A run of the same environment by another worker may have found it here, and keeps it until it ends.
+    fn unmount(&self) {
+        for _ in 0..100 {
+            let unmounted = self.world.envfs.try_run(["umount", &self.at]);
+            if unmounted.status.success() {
+                return;
+            }
+            unmounted.refused(1, &["is in use by"]);
+        }
+        panic!("{} stays in use", self.at);
     }
 
     /// Two packages.
