@@ -125,8 +125,10 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     match Reference::parse(text)? {
         Reference::Built(handle) => {
             let environment = handle.environment(context)?;
-            context.claim(&context.store()?, &environment.signature, Path::new(NOWHERE))?;
-            Ok(environment)
+            let store = context.store()?;
+            context.claim(&store, &environment.signature, Path::new(NOWHERE))?;
+            // Collected and made again meanwhile, it may stand on another tree.
+            Ok(environment::load(&store, &environment.signature)?)
         }
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             ensure_in_child(context, &["--".to_owned(), text.to_owned()])
