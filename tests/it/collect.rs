@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use envfs_tests::channel::Channel;
-use envfs_tests::mounted::{is_possible, mounts_below};
+use envfs_tests::mounted::{is_possible, mounts_below, processes_of};
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, files_below};
 use envfs_tests::user;
@@ -515,7 +515,9 @@ fn sleeping(envfs: &Envfs, signature: &str) -> Child {
 fn await_unmounted(world: &World) {
     for _ in 0..200 {
         let leases = envfs_store::lease::list(&world.envfs.store()).unwrap();
-        if leases.is_empty() && mounts_below(world.envfs.path()).is_empty() {
+        // What a killed run leaves is mounted where only its processes see it.
+        let is_quiet = processes_of(world.envfs.path()).is_empty();
+        if leases.is_empty() && is_quiet && mounts_below(world.envfs.path()).is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
