@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use envfs_tests::channel::Channel;
-use envfs_tests::mounted::{is_possible, mounts_below};
+use envfs_tests::mounted::{is_possible, mounts_below, processes_of};
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, files_below};
 use envfs_tests::user;
+use sha2::{Digest as _, Sha256};
 
 /// How often a collection is killed.
 const KILLS: u32 = 40;
@@ -25,23 +26,31 @@ const SECONDS_VARIABLE: &str = "ENVFS_TEST_GC_SECONDS";
 struct World {
     envfs: Envfs,
     channel: String,
+    /// What the command of each package prints: the digest of everything in it.
+    digests: Vec<String>,
 }
 
 impl World {
     fn new() -> Self {
         let envfs = Envfs::new();
         let mut channel = Channel::new(&envfs.path().join("channel"));
+        let mut digests = Vec::new();
         for number in 0..PACKAGES {
+            let mut files: Vec<(String, String)> = (0..20)
+                .map(|file| {
+                    let word = if file < 8 { number / 2 } else { number + 100 };
+                    (format!("{file:02}"), format!("{word} {file}\n").repeat(50))
+                })
+                .collect();
+            files.push(("large".to_owned(), format!("{:08}\n", number / 2).repeat(20_000)));
             let mut package = Package::new(&format!("tool-{number} 1.0 0"));
-            for file in 0..20 {
-                let text = format!("{} {file}\n", if file < 8 { number / 2 } else { number + 100 }).repeat(50);
-                package = package.file(&format!("share/tool-{number}/{file}"), &text);
+            let mut digest = Sha256::new();
+            for (name, text) in &files {
+                package = package.file(&format!("share/tool-{number}/{name}"), text);
+                digest.update(text);
             }
-            package = package.file(
-                &format!("share/tool-{number}/large"),
-                format!("{:08}\n", number / 2).repeat(20_000),
-            );
-            let script = format!("#!/bin/sh\ncat \"${{0%/bin/*}}\"/share/tool-{number}/* | wc -l\n");
+            digests.push(hex::encode(digest.finalize()));
+            let script = format!("#!/bin/sh\ncat \"${{0%/bin/*}}\"/share/tool-{number}/* | sha256sum\n");
             channel.add(
                 &package.executable(&format!("bin/tool-{number}"), script),
                 Format::Conda,
@@ -49,6 +58,7 @@ impl World {
         }
         Self {
             channel: channel.url(),
+            digests,
             envfs,
         }
     }
@@ -84,13 +94,22 @@ impl World {
     fn assert_runs(&self, signature: &str, numbers: &[usize]) {
         for number in numbers {
             let told = self.envfs.run(["run", signature, "--", &format!("tool-{number}")]);
-            assert_eq!(told.trim(), LINES, "tool-{number} of {signature}");
+            self.assert_whole(*number, &told);
         }
     }
-}
 
-/// What each command counts: 20 texts of 50 lines, and a large one.
-const LINES: &str = "21000";
+    /// The same of one that is mounted at `prefix`.
+    fn assert_reads(&self, prefix: &str, numbers: &[usize]) {
+        for number in numbers {
+            let output = Command::new(format!("{prefix}/bin/tool-{number}")).output().unwrap();
+            self.assert_whole(*number, &String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    fn assert_whole(&self, number: usize, told: &str) {
+        assert_eq!(told.split(' ').next(), Some(&*self.digests[number]), "tool-{number}");
+    }
+}
 
 #[test]
 fn what_is_used_stays_and_the_rest_goes() {
@@ -116,12 +135,8 @@ fn what_is_used_stays_and_the_rest_goes() {
     let collected = world.gc();
     assert_eq!(collected["environments"], serde_json::json!([gone]));
     envfs.assert_sound();
-    let count = |path: String| -> String {
-        let output = Command::new(path).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
-    assert_eq!(count(format!("{at}/bin/tool-0")), LINES);
-    assert_eq!(count(format!("{link}/bin/tool-4")), LINES);
+    world.assert_reads(&at, &[0]);
+    world.assert_reads(&link, &[4]);
     world.assert_runs("proj", &[6, 7]);
     world.assert_runs(&running, &[2, 3]);
     run.kill().unwrap();
@@ -144,6 +159,36 @@ fn what_is_used_stays_and_the_rest_goes() {
     }
     world.gc();
     assert_eq!(world.left(), Vec::<PathBuf>::new());
+    what_is_written_elsewhere_keeps_what_is_below(&world);
+    assert_eq!(world.left(), Vec::<PathBuf>::new());
+}
+
+/// A directory outside the store, as long as it is there and not discarded.
+fn what_is_written_elsewhere_keeps_what_is_below(world: &World) {
+    let envfs = &world.envfs;
+    let below = world.build(&[1]);
+    for is_discarded in [true, false] {
+        let upper = envfs.path().join("upper");
+        let upper = upper.to_str().unwrap();
+        let script = "echo x > $CONDA_PREFIX/written";
+        envfs.run(["run", "--writable", "--upper", upper, &below, "--", "sh", "-c", script]);
+        await_unmounted(world);
+        assert!(
+            !world.gc()["environments"]
+                .as_array()
+                .unwrap()
+                .contains(&below.as_str().into())
+        );
+        assert_eq!(envfs.json(["why", &below])[0]["reasons"][0]["kind"], "writable");
+        if is_discarded {
+            envfs.run(["discard", upper]);
+        } else {
+            std::fs::remove_dir_all(upper).unwrap();
+        }
+    }
+    assert_eq!(envfs.try_run(["why", &below]).status.code(), Some(1));
+    world.gc();
+    assert_eq!(envfs.try_run(["show", &below]).status.code(), Some(1));
 }
 
 #[test]
@@ -272,74 +317,171 @@ fn collections_beside_builds_mounts_and_runs() {
         Some(seconds) => started.elapsed() > Duration::from_secs(seconds),
         None => rounds >= ROUNDS,
     };
-    let working = AtomicU32::new(2);
-    let (runs, mounts, lost, collections) = (
-        AtomicU32::new(0),
-        AtomicU32::new(0),
-        AtomicU32::new(0),
-        AtomicU32::new(0),
-    );
+    let working = AtomicU32::new(WORKERS);
+    let done = Done::default();
     let is_stopped = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for worker in 0..2_u32 {
-            let (world, working, runs, mounts, lost, is_over) = (&world, &working, &runs, &mounts, &lost, &is_over);
+        for number in 0..WORKERS {
+            let (world, working, done, is_over) = (&world, &working, &done, &is_over);
             scope.spawn(move || {
                 let _working = Working(working);
-                let mut state = 0x9e37_79b9 + worker;
-                let owner = format!("w:{worker}");
-                let at = world.envfs.path().join(format!("m{worker}"));
-                std::fs::create_dir(&at).unwrap();
-                let at = at.to_str().unwrap();
+                let mut worker = Worker::new(world, number, done);
                 let mut rounds = 0;
                 while !is_over(rounds) {
                     rounds += 1;
-                    let first = random(&mut state) % PACKAGES;
-                    let second = (first + 1 + random(&mut state) % (PACKAGES - 1)) % PACKAGES;
-                    let signature = world.build(&[first, second]);
-                    // Nothing keeps it yet: what fails fails because it is gone as a whole, and says so.
-                    let added = world.envfs.try_run(["owner", "add", &owner, &signature]);
-                    if !added.status.success() {
-                        lost.fetch_add(1, Ordering::Relaxed);
-                        added.refused(1, &["environment", &signature]);
-                        continue;
-                    }
-                    if random(&mut state).is_multiple_of(2) {
-                        world.assert_runs(&signature, &[first, second]);
-                        runs.fetch_add(2, Ordering::Relaxed);
-                    } else {
-                        world.envfs.run(["mount", &signature, at]);
-                        world.envfs.run(["owner", "rm", &owner]);
-                        let output = Command::new(format!("{at}/bin/tool-{second}")).output().unwrap();
-                        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), LINES, "{output:?}");
-                        world.envfs.run(["umount", at]);
-                        mounts.fetch_add(1, Ordering::Relaxed);
-                    }
+                    worker.round();
                 }
-                world.envfs.run(["owner", "rm", &owner]);
+                world.envfs.run(["owner", "rm", &worker.owner]);
             });
         }
         scope.spawn(|| {
             while working.load(Ordering::Relaxed) > 0 {
-                // Most of what is built is to live for long enough to be used.
-                let count = collections.fetch_add(1, Ordering::Relaxed);
-                let grace = if count.is_multiple_of(4) { "0" } else { "3s" };
-                world.envfs.json(["gc", "--grace", grace]);
+                world.gc();
+                done.collections.fetch_add(1, Ordering::Relaxed);
             }
             is_stopped.store(true, Ordering::Relaxed);
         });
     });
     assert!(is_stopped.into_inner());
-    println!(
-        "{} runs, {} mounts, {} gone before they were kept, {} collections in {:?}",
-        runs.into_inner(),
-        mounts.into_inner(),
-        lost.into_inner(),
-        collections.into_inner(),
-        started.elapsed()
-    );
+    println!("{done:?} in {:?}", started.elapsed());
     await_unmounted(&world);
     world.gc();
     assert_eq!(world.left(), Vec::<PathBuf>::new());
+    assert_eq!(world.gc()["left_bytes"], 0);
+}
+
+const WORKERS: u32 = 2;
+
+/// What was done.
+#[derive(Debug, Default)]
+struct Done {
+    builds: AtomicU32,
+    runs: AtomicU32,
+    kernel_mounts: AtomicU32,
+    fuse_mounts: AtomicU32,
+    /// What nothing kept yet when a collection came.
+    gone_unkept: AtomicU32,
+    collections: AtomicU32,
+}
+
+/// Builds, keeps, mounts, runs and drops at random.
+struct Worker<'a> {
+    world: &'a World,
+    done: &'a Done,
+    owner: String,
+    at: String,
+    state: u32,
+}
+
+impl<'a> Worker<'a> {
+    fn new(world: &'a World, number: u32, done: &'a Done) -> Self {
+        let at = world.envfs.path().join(format!("m{number}"));
+        std::fs::create_dir(&at).unwrap();
+        Self {
+            world,
+            done,
+            owner: format!("w:{number}"),
+            at: at.to_str().unwrap().to_owned(),
+            state: 0x9e37_79b9 + number,
+        }
+    }
+
+    fn round(&mut self) {
+        let numbers = self.numbers();
+        let Some(signature) = self.keep(&numbers) else { return };
+        let envfs = &self.world.envfs;
+        match random(&mut self.state) % 4 {
+            0 => {
+                self.world.assert_runs(&signature, &numbers);
+                self.done.runs.fetch_add(2, Ordering::Relaxed);
+            }
+            1 => {
+                // Of an environment that nothing keeps but a run, everything is still there.
+                let mut run = sleeping(envfs, &signature);
+                envfs.run(["owner", "rm", &self.owner]);
+                self.world.gc();
+                self.world.assert_runs(&signature, &numbers);
+                drop(run.stdin.take());
+                run.wait().unwrap();
+                self.done.runs.fetch_add(3, Ordering::Relaxed);
+            }
+            choice => {
+                let is_kernel = choice == 2 && user::is_root();
+                let backend = if is_kernel { "kernel" } else { "fuse" };
+                envfs.run(["mount", &signature, &self.at, "--backend", backend]);
+                envfs.run(["owner", "rm", &self.owner]);
+                // All names, then all bytes.
+                let listed = envfs_tests::seen::list_directory(self.at.as_ref());
+                assert!(listed.len() > 2 * 21, "{listed:?}");
+                self.world.assert_reads(&self.at, &numbers);
+                self.unmount();
+                let mounts = if is_kernel {
+                    &self.done.kernel_mounts
+                } else {
+                    &self.done.fuse_mounts
+                };
+                mounts.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A run of the same environment by another worker may have found it here, and keeps it until it ends.
+    fn unmount(&self) {
+        for _ in 0..100 {
+            let unmounted = self.world.envfs.try_run(["umount", &self.at]);
+            if unmounted.status.success() {
+                return;
+            }
+            unmounted.refused(1, &["is in use by"]);
+        }
+        panic!("{} stays in use", self.at);
+    }
+
+    /// Two packages.
+    fn numbers(&mut self) -> [usize; 2] {
+        let first = random(&mut self.state) % PACKAGES;
+        [first, (first + 1 + random(&mut self.state) % (PACKAGES - 1)) % PACKAGES]
+    }
+
+    /// An environment that this worker keeps; none if it was collected before.
+    fn keep(&mut self, numbers: &[usize]) -> Option<String> {
+        let (world, envfs) = (self.world, &self.world.envfs);
+        self.done.builds.fetch_add(1, Ordering::Relaxed);
+        if random(&mut self.state).is_multiple_of(2) {
+            // Made and kept by one command: no collection comes between.
+            let dependencies: Vec<String> = numbers.iter().map(|number| format!("tool-{number}")).collect();
+            let spec = format!("channels: ['{}']\ndependencies: {dependencies:?}\n", world.channel);
+            let file = envfs.write(&format!("{}.yml", dependencies.join("-")), &spec);
+            let kept = envfs.run(["owner", "add", &self.owner, file.to_str().unwrap()]);
+            return Some(kept.trim().to_owned());
+        }
+        let signature = match random(&mut self.state) % 2 {
+            0 => world.build(numbers),
+            _ => self.build_on_base(numbers)?,
+        };
+        // Nothing keeps it yet: what fails fails because it is gone as a whole, and says so.
+        let added = envfs.try_run(["owner", "add", &self.owner, &signature]);
+        if added.status.success() {
+            return Some(signature);
+        }
+        self.done.gone_unkept.fetch_add(1, Ordering::Relaxed);
+        added.refused(1, &["environment", &signature]);
+        None
+    }
+
+    /// The same in two steps, the second of which stands on the first; none if that was collected before.
+    fn build_on_base(&mut self, numbers: &[usize]) -> Option<String> {
+        let base = self.world.build(&numbers[..1]);
+        let mut arguments = vec!["build".to_owned(), format!("--base={base}")];
+        arguments.extend(self.world.specs(numbers));
+        let built = self.world.envfs.try_run(arguments);
+        if built.status.success() {
+            return Some(built.stdout.trim().to_owned());
+        }
+        self.done.gone_unkept.fetch_add(1, Ordering::Relaxed);
+        built.refused(1, &[&base[..16]]);
+        None
+    }
 }
 
 /// Counts a worker out, also if it fails: the collections end with the last.
@@ -373,7 +515,9 @@ fn sleeping(envfs: &Envfs, signature: &str) -> Child {
 fn await_unmounted(world: &World) {
     for _ in 0..200 {
         let leases = envfs_store::lease::list(&world.envfs.store()).unwrap();
-        if leases.is_empty() && mounts_below(world.envfs.path()).is_empty() {
+        // What a killed run leaves is mounted where only its processes see it.
+        let is_quiet = processes_of(world.envfs.path()).is_empty();
+        if leases.is_empty() && is_quiet && mounts_below(world.envfs.path()).is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -4,6 +4,7 @@ use envfs_tests::data::{RealChannel, skip};
 use envfs_tests::mounted;
 use envfs_tests::package::Package;
 use envfs_tests::program::{Envfs, finish};
+use envfs_tests::user;
 use serde_json::{Value, json};
 
 /// Starts a kernel, lets the name move, and starts another; prints what both answer.
@@ -172,4 +173,63 @@ fn kernels_are_registered_listed_and_removed() {
         .refused(1, &["no kernel `others` of ours"]);
     envfs.run(["kernel", "rm", "team-lab-qa"]);
     assert!(!directory.exists() && others.exists());
+}
+
+#[test]
+fn a_kernel_for_everybody_works_in_the_store_of_who_starts_it() {
+    let envfs = Envfs::new();
+    user::open_to_all(envfs.path());
+    let archive = Package::new("ipykernel 6.0 h0_0")
+        .executable("bin/python", "#!/bin/sh\necho $CONDA_PREFIX \"$@\"\n")
+        .write(envfs.path(), envfs_tests::package::Format::Conda);
+    let lock = envfs.write("lock.txt", &format!("@EXPLICIT\nfile://{}\n", archive.display()));
+    let signature = envfs.build([lock.to_str().unwrap()]).to_string();
+    envfs.run(["name", "set", "lab", &signature]);
+    let own = envfs.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    user::give_to_ordinary_user(&own);
+    let prefix = envfs.path().join("jupyter");
+    let installed = |is_user: bool, arguments: &[&str]| -> Vec<String> {
+        let mut command = envfs.command();
+        if is_user {
+            command
+                .env("ENVFS_SYSTEM_STORE", envfs.store_path())
+                .env("ENVFS_STORE", own.join("store"))
+                .env("JUPYTER_DATA_DIR", own.join("jupyter"));
+            user::as_ordinary_user(&mut command);
+        }
+        command.args(["--json", "kernel", "install", "lab"]).args(arguments);
+        let installed: Value = serde_json::from_str(&finish(&mut command).success()).unwrap();
+        let text = std::fs::read(installed["path"].as_str().unwrap().to_owned() + "/kernel.json").unwrap();
+        let specification: Value = serde_json::from_slice(&text).unwrap();
+        let words = specification["argv"].as_array().unwrap().iter();
+        words.map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    let (system, private) = (envfs.store_path(), own.join("store"));
+    let [system, private] = [&system, &private].map(|path| path.to_str().unwrap());
+    // A user's own kernel says everything that the user's variables say now.
+    let words = installed(true, &[]);
+    assert_eq!(words[1..5], ["--store", private, "--system-store", system]);
+    let open = own.join("jupyter-of-all");
+    assert_eq!(
+        installed(true, &["--prefix", open.to_str().unwrap()])[1..4],
+        ["--system-store", system, "--quiet"]
+    );
+    if !user::is_root() {
+        return skip("a kernel by an administrator: the tester is not root");
+    }
+    let words = installed(false, &["--prefix", prefix.to_str().unwrap()]);
+    assert_eq!(words[1..4], ["--system-store", system, "--quiet"]);
+    if !mounted::is_possible() {
+        return;
+    }
+    // Whoever starts it needs to write nowhere but below their home.
+    let mut kernel = std::process::Command::new(&words[0]);
+    kernel.args(&words[1..]).env_clear().env("HOME", &own);
+    let told = finish(user::as_ordinary_user(&mut kernel)).success();
+    let place = own.join(".local/share/envfs/store/mnt").join(&signature[..16]);
+    assert_eq!(
+        told.trim(),
+        format!("{} -m ipykernel_launcher -f {{connection_file}}", place.display())
+    );
 }

@@ -1,18 +1,22 @@
-//! A shared server: environments that other installers made are migrated by a plan, reported, promoted, and rolled back
+//! A shared server: environments that py-rattler and uv made are migrated by a plan, reported, promoted, and rolled back
 //! under readers that never see a mixture.
 //!
-//! Ten environments by default; `ENVFS_MIGRATED=60` plays the whole server.
+//! Fifteen environments by default; `ENVFS_MIGRATED=60` plays the whole server, twelve of them broken in as many ways.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use envfs_tests::data::skip;
+use envfs_tests::channel::Channel;
+use envfs_tests::data::{RealChannel, skip};
+use envfs_tests::installers::Installers;
 use envfs_tests::mounted;
-use envfs_tests::package::{Format, Package};
+use envfs_tests::package::{Format, PLACEHOLDER, Package};
 use envfs_tests::program::Envfs;
+use envfs_tests::pypi;
 use envfs_tests::reference::Reference;
 use serde_json::Value;
 
@@ -32,51 +36,90 @@ const BROKEN: [(&str, &str); 12] = [
     ("two-records", "two packages are called tool"),
 ];
 
+/// The Python that venvs stand on.
+const MACHINE_PYTHON: &str = "/usr/bin/python3";
+
 struct Server {
     envfs: Envfs,
-    reference: Reference,
+    installers: Installers,
+    channel: Channel,
+    wheels: PathBuf,
 }
 
 impl Server {
-    fn new() -> Self {
+    /// With installers; or nothing, said loudly.
+    fn new() -> Option<Self> {
         let envfs = Envfs::new();
-        for directory in ["archives", "envs"] {
-            fs::create_dir(envfs.path().join(directory)).unwrap();
+        let wheels = envfs.path().join("wheels");
+        for directory in [&envfs.path().join("envs"), &wheels] {
+            fs::create_dir(directory).unwrap();
         }
-        let reference = Reference::new(envfs.path());
-        Self { envfs, reference }
+        if !Path::new(MACHINE_PYTHON).exists() {
+            skip("a shared server: the machine has no Python that venvs could stand on");
+            return None;
+        }
+        Some(Self {
+            installers: Installers::new(envfs.path())?,
+            channel: Channel::new(&envfs.path().join("channel")),
+            wheels,
+            envfs,
+        })
+    }
+
+    fn prefix(&self, name: &str) -> PathBuf {
+        self.envfs.path().join("envs").join(name)
     }
 
     /// A conda environment of its own version of two packages that belong together.
-    fn conda(&self, name: &str, version: &str) -> PathBuf {
+    fn conda(&mut self, name: &str, version: &str) -> PathBuf {
         let tool = Package::new(&format!("tool {version} h0_0"))
             .file("share/one", version)
+            .prefixed("share/home", format!("{PLACEHOLDER}\n"), "text")
             .executable("bin/tool", format!("#!/bin/sh\necho tool {version}\n"));
         let data = Package::new(&format!("data {version} h0_0")).file("share/two", version);
-        let archives = [tool, data].map(|package| package.write(&self.envfs.path().join("archives"), Format::Conda));
-        let prefix = self.envfs.path().join("envs").join(name);
-        self.reference.install(&archives, &prefix).unwrap();
+        for package in [tool, data] {
+            self.channel.add(&package, Format::Conda);
+        }
+        let prefix = self.prefix(name);
+        let specs = ["tool", "data"].map(|package| format!("{package}=={version}"));
+        self.installers
+            .conda(&prefix, &self.channel.url(), &specs.each_ref().map(String::as_str));
         prefix
     }
 
-    fn venv(&self, name: &str) -> Option<PathBuf> {
-        let prefix = self.envfs.path().join("envs").join(name);
-        let made = Command::new("/usr/bin/python3")
-            .args(["-m", "venv", "--without-pip"])
-            .arg(&prefix)
-            .output();
-        made.is_ok_and(|made| made.status.success()).then_some(prefix)
+    /// A virtual environment with its own version of a distribution that has a module and a command.
+    fn venv(&self, name: &str, version: &str) -> PathBuf {
+        let module = format!("VERSION = '{version}'\ndef main():\n    print('own', VERSION)\n");
+        let scripts = format!("own-{version}.dist-info/entry_points.txt");
+        let files = [
+            ("own.py", module.as_str()),
+            (&scripts, "[console_scripts]\nown = own:main\n"),
+        ];
+        pypi::wheel(&self.wheels, "own", version, &files);
+        let prefix = self.prefix(name);
+        let requirement = format!("own=={version}");
+        self.installers
+            .venv(&prefix, MACHINE_PYTHON, &self.wheels, &[&requirement]);
+        prefix
     }
 
-    fn broken(&self, name: &str, how: &str) -> PathBuf {
+    /// A conda environment with a real Python, where the channel of real software is here.
+    fn real(&self, name: &str) -> Option<PathBuf> {
+        let channel = RealChannel::local()?;
+        let prefix = self.prefix(name);
+        self.installers.conda(&prefix, &channel.url(), &["python=3.11", "tqdm"]);
+        Some(prefix)
+    }
+
+    fn broken(&mut self, name: &str, how: &str) -> PathBuf {
         let prefix = match how {
             "no-directory" => return self.envfs.path().join("nowhere"),
             "no-environment" => {
-                let prefix = self.envfs.path().join("envs").join(name);
+                let prefix = self.prefix(name);
                 fs::create_dir(&prefix).unwrap();
                 return prefix;
             }
-            "python-gone" | "system-packages" | "editable" | "outside-path" => self.venv(name).unwrap(),
+            "python-gone" | "system-packages" | "editable" | "outside-path" => self.venv(name, "9.0"),
             _ => self.conda(name, "9.0"),
         };
         let settings = prefix.join("pyvenv.cfg");
@@ -116,13 +159,12 @@ impl Server {
         }
         prefix
     }
+}
 
-    fn migrate(&self, jobs: &str) -> (i32, Vec<Value>) {
-        let finished = self.envfs.try_run(["--json", "migrate", "plan.toml", "--jobs", jobs]);
-        let outcomes: Value =
-            serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished}"));
-        (finished.status.code().unwrap(), outcomes.as_array().unwrap().clone())
-    }
+fn migrate(envfs: &Envfs, jobs: &str) -> (i32, Vec<Value>) {
+    let finished = envfs.try_run(["--json", "migrate", "plan.toml", "--jobs", jobs]);
+    let outcomes: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished}"));
+    (finished.status.code().unwrap(), outcomes.as_array().unwrap().clone())
 }
 
 fn site_packages(prefix: &Path) -> PathBuf {
@@ -149,7 +191,39 @@ fn entry(name: &str, prefix: &Path, smoke: &[&str]) -> String {
 
 /// How many environments there are: a fifth of them is broken.
 fn count() -> usize {
-    std::env::var("ENVFS_MIGRATED").map_or(10, |count| count.parse().unwrap())
+    std::env::var("ENVFS_MIGRATED").map_or(15, |count| count.parse().unwrap())
+}
+
+/// The plan of the whole server, whose environments are made: of the good ones every twelfth holds a real Python, and the others are
+/// conda environments and virtual ones by turns.
+fn populate(server: &mut Server, broken: usize) -> String {
+    let mut plan = String::from("tag = 'qa'\n");
+    for index in 0..count() - broken {
+        let (name, version) = (format!("good{index}"), format!("1.{index}"));
+        let real = if index % 12 == 2 { server.real(&name) } else { None };
+        plan += &match (real, index % 2) {
+            (Some(prefix), _) => entry(&name, &prefix, &["python", "-c", "import tqdm"]),
+            (None, 0) => entry(&name, &server.conda(&name, &version), &["tool"]),
+            (None, _) => {
+                let prefix = server.venv(&name, &version);
+                // What somebody has changed by hand.
+                fs::write(site_packages(&prefix).join("extra.py"), format!("number = {index}\n")).unwrap();
+                let code = format!("import own, extra; assert (own.VERSION, extra.number) == ('{version}', {index})");
+                entry(&name, &prefix, &["sh", "-c", &format!("own && python -c \"{code}\"")])
+            }
+        };
+    }
+    // All kinds where there is room, and as many as there is.
+    for index in 0..broken {
+        let (how, _) = BROKEN[index * BROKEN.len() / broken];
+        let smoke: &[&str] = match how {
+            "smoke" => &["sh", "-c", "echo no such luck >&2; exit 4"],
+            _ => &[],
+        };
+        let name = format!("broken{index}");
+        plan += &entry(&name, &server.broken(&name, how), smoke);
+    }
+    plan
 }
 
 #[test]
@@ -157,37 +231,12 @@ fn a_shared_server_moves_in() {
     if !mounted::is_possible() {
         return;
     }
-    let server = Server::new();
-    if server.venv("probe").is_none() {
-        return skip("the shared server: the machine has no Python that makes venvs");
-    }
+    let Some(mut server) = Server::new() else { return };
+    let started = Instant::now();
     let broken = count() / 5;
-    let mut plan = String::from("tag = 'qa'\n");
-    for index in 0..count() - broken {
-        let name = format!("good{index}");
-        if index % 2 == 0 {
-            let prefix = server.conda(&name, &format!("1.{index}"));
-            plan += &entry(&name, &prefix, &["tool"]);
-        } else {
-            let prefix = server.venv(&name).unwrap();
-            fs::write(site_packages(&prefix).join("own.py"), format!("number = {index}\n")).unwrap();
-            plan += &entry(&name, &prefix, &["python", "-c", "import own; assert own.number > 0"]);
-        }
-    }
-    // All kinds where there is room, and as many as there is.
-    for index in 0..broken {
-        let (how, _) = BROKEN[index * BROKEN.len() / broken];
-        let smoke: &[&str] = if how == "smoke" {
-            &["sh", "-c", "echo no such luck >&2; exit 4"]
-        } else {
-            &[]
-        };
-        plan += &entry(
-            &format!("broken{index}"),
-            &server.broken(&format!("broken{index}"), how),
-            smoke,
-        );
-    }
+    let plan = populate(&mut server, broken);
+    println!("{} environments were made in {:?}", count(), started.elapsed());
+    let started = Instant::now();
     server.envfs.write("plan.toml", &plan);
 
     // Killed in the middle, the migration goes on where it was.
@@ -207,7 +256,8 @@ fn a_shared_server_moves_in() {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    let (code, outcomes) = server.migrate("4");
+    let (code, outcomes) = migrate(&server.envfs, "4");
+    println!("and migrated in {:?}", started.elapsed());
     assert_eq!((code, outcomes.len()), (1, count()));
     assert!(!before.is_empty());
     for outcome in &outcomes {
@@ -244,7 +294,7 @@ fn a_shared_server_moves_in() {
             .all(|name| name["name"].as_str().unwrap().ends_with(":qa")),
         "{names}"
     );
-    let (_, again) = server.migrate("4");
+    let (_, again) = migrate(&server.envfs, "4");
     let times = |outcomes: &[Value]| -> Vec<Value> {
         let good = outcomes.iter().filter(|outcome| outcome["succeeded"] == true);
         good.map(|outcome| outcome["seconds"].clone()).collect()
@@ -256,17 +306,18 @@ fn a_shared_server_moves_in() {
             .envfs
             .run(["promote", &format!("good{index}:qa"), &format!("good{index}:current")]);
     }
-    cutover_under_readers(&server);
+    println!("{} reads during 10 cutovers", cutover_under_readers(&mut server));
     let left = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!left.contains(server.envfs.path().to_str().unwrap()), "{left}");
     server.envfs.assert_sound();
 }
 
-/// Promotes and rolls back while eight readers read two files that belong together.
-fn cutover_under_readers(server: &Server) {
+/// Promotes and rolls back while eight readers read two files that belong together; gives how often they did.
+fn cutover_under_readers(server: &mut Server) -> usize {
     let newer = server.conda("newer", "2.0");
+    let server = &*server;
     server.envfs.write("plan.toml", &entry("good0", &newer, &["tool"]));
-    assert_eq!(server.migrate("1").0, 0);
+    assert_eq!(migrate(&server.envfs, "1").0, 0);
     let (is_over, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..8)
@@ -295,22 +346,23 @@ fn cutover_under_readers(server: &Server) {
     });
     let seen = server.envfs.run(["run", "good0:current", "--", "tool"]);
     assert_eq!(seen.trim(), "tool 1.0", "the last rollback counts");
+    reads.into_inner()
 }
 
 #[test]
 fn environments_are_replicated_resolved_and_exported() {
-    let server = Server::new();
-    let prefix = server.conda("old", "1.0");
-    let archives = server.envfs.path().join("archives");
-    let lines: Vec<String> = ["tool", "data"]
-        .map(|name| format!("file://{}/{name}-1.0-h0_0.conda", archives.display()))
-        .to_vec();
-    server
-        .envfs
-        .write("explicit.txt", &format!("@EXPLICIT\n{}\n", lines.join("\n")));
-    let channel = envfs_tests::channel::Channel::new(&server.envfs.path().join("channel"))
+    let envfs = Envfs::new();
+    let archives = ["tool", "data"].map(|name| {
+        let package = Package::new(&format!("{name} 1.0 h0_0")).file(&format!("share/{name}"), "1.0");
+        package.write(envfs.path(), Format::Conda)
+    });
+    let prefix = envfs.path().join("old");
+    Reference::new(envfs.path()).install(&archives, &prefix).unwrap();
+    let lines = archives.map(|path| format!("file://{}", path.display()));
+    envfs.write("explicit.txt", &format!("@EXPLICIT\n{}\n", lines.join("\n")));
+    let channel = Channel::new(&envfs.path().join("channel"))
         .with(&Package::new("tool 1.5 h0_0").file("share/one", "1.5"), Format::Conda);
-    server.envfs.write(
+    envfs.write(
         "env.yml",
         &format!("channels: ['{}']\ndependencies: [tool]\n", channel.url()),
     );
@@ -320,8 +372,8 @@ fn environments_are_replicated_resolved_and_exported() {
          [environments.c]\nhow = 'export'\nprefix = '{0}'\n",
         prefix.display()
     );
-    server.envfs.write("plan.toml", &plan);
-    let (code, outcomes) = server.migrate("2");
+    envfs.write("plan.toml", &plan);
+    let (code, outcomes) = migrate(&envfs, "2");
     assert_eq!(code, 0, "{outcomes:?}");
     assert_eq!(outcomes[0]["differs"], serde_json::json!([]));
     assert_eq!(
@@ -329,7 +381,7 @@ fn environments_are_replicated_resolved_and_exported() {
         serde_json::json!(["- data 1.0", "- tool 1.0", "+ tool 1.5"])
     );
     assert!(outcomes[2]["signature"].is_null() && outcomes[2]["tagged"].is_null());
-    let exported = server.envfs.path().join("plan-report/environments/c");
+    let exported = envfs.path().join("plan-report/environments/c");
     assert!(
         fs::read_to_string(exported.join("environment.yml"))
             .unwrap()
@@ -340,7 +392,7 @@ fn environments_are_replicated_resolved_and_exported() {
             .unwrap()
             .starts_with("@EXPLICIT\n")
     );
-    assert_eq!(server.envfs.json(["name", "ls"]).as_array().unwrap().len(), 2);
+    assert_eq!(envfs.json(["name", "ls"]).as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -39,6 +39,35 @@ fn a_known_spec_needs_neither_a_network_nor_a_solve() {
     world.envfs.assert_sound();
 }
 
+/// Seen by the kernel: no connection, no socket, no other program, so neither a solve by uv nor a child.
+#[test]
+fn a_known_spec_is_found_without_a_socket_or_another_program() {
+    let mut world = World::new();
+    world.ensure(&["environment.yml"]);
+    world.server.stop();
+    let log = world.envfs.path().join("calls");
+    let ensure = world.envfs.command();
+    let mut traced = std::process::Command::new("strace");
+    traced.args(["--follow-forks", "-e", "trace=socket,connect,execve,fork,vfork", "-o"]);
+    traced
+        .arg(&log)
+        .arg(ensure.get_program())
+        .args(["--json", "ensure", "environment.yml"]);
+    let set = ensure.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    traced.env_clear().envs(set).current_dir(world.envfs.path());
+    if !std::path::Path::new("/usr/bin/strace").exists() {
+        return envfs_tests::data::skip("a known spec under strace, which is not here");
+    }
+    let known: Value = serde_json::from_str(&finish(&mut traced).success()).unwrap();
+    assert_eq!((&known["known"], &known["reused"]), (&true.into(), &true.into()));
+    let calls = std::fs::read_to_string(log).unwrap();
+    // The driver of a GPU is asked for its version, which is part of the question (`__cuda`, CEP 30).
+    let is_call = |line: &&str| line.contains('(') && !line.contains("nvidia-smi");
+    let calls: Vec<&str> = calls.lines().filter(is_call).collect();
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert!(calls[0].contains("execve("), "{calls:?}");
+}
+
 #[test]
 fn another_question_is_asked_anew() {
     let world = World::new();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use envfs_tests::channel::Channel;
@@ -207,17 +208,77 @@ fn what_nobody_uses_goes_and_comes_back() {
 }
 
 #[test]
-fn a_killed_server_leaves_what_goes_by_itself() {
-    let Some(world) = World::new(Who::Tester) else { return };
-    let mut server = world.foreground(&["--idle", "1s"]);
+fn a_killed_server_is_replaced_and_nobody_sees_it() {
+    killed(Who::Tester);
+}
+
+#[test]
+fn a_killed_server_is_replaced_and_nobody_sees_it_as_an_ordinary_user() {
+    killed(Who::Ordinary);
+}
+
+fn killed(who: Who) {
+    let Some(world) = World::new(who) else { return };
+    world.set(&["name", "set", "team/app", &world.signatures[1]]);
+    world.run(&["serve", world.root().to_str().unwrap()]).success();
     assert_eq!(world.app(&world.signatures[0]), "v1\n");
-    server.kill().unwrap();
-    server.wait().unwrap();
-    let listed = world.json(&["ps"]);
-    let mut rows = listed.as_array().unwrap().iter();
-    let root = world.root();
-    let row = rows.find(|row| row["mount_point"] == root.to_str().unwrap()).unwrap();
-    assert_eq!(row["state"], "dead");
+    // Somebody stands in a directory that the first server gave a number.
+    let mut inside = world.command("/bin/sh");
+    inside.args(["-c", "echo here; read line; ls; ls bin; cat share/which"]);
+    let inside = inside.current_dir(world.root().join("team/app:current"));
+    let mut inside = inside.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(inside.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let is_over = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let users: Vec<_> = (0..3)
+            .map(|number| {
+                let (world, is_over) = (&world, &is_over);
+                scope.spawn(move || {
+                    let mut rounds = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        let entrance = ["app:current", &world.signatures[0], "app:current"][number];
+                        let entrance = if number == 1 {
+                            entrance.to_owned()
+                        } else {
+                            format!("team/{entrance}")
+                        };
+                        assert_eq!(world.app(&entrance), if number == 1 { "v1\n" } else { "v2\n" });
+                        assert!(world.ls("").contains(&"team".to_owned()));
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            let pid = world.served("serving")["pid"].clone();
+            kill(&pid);
+            eventually("another server answers", || world.served("serving")["pid"] != pid);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        users.into_iter().map(|user| user.join().unwrap()).sum::<u32>()
+    });
+    assert!(rounds > 3, "{rounds}");
+    drop(inside.stdin.take());
+    let said = String::from_utf8(inside.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.starts_with("bin\n") && said.ends_with("app\nv2\n"), "{said}");
+    // What an earlier server had mounted goes with the directory, though it may be idle for longer.
+    world.run(&["umount", world.root().to_str().unwrap()]).success();
+    world.assert_nothing_left();
+}
+
+#[test]
+fn without_a_keeper_what_a_killed_server_leaves_goes_by_itself() {
+    let Some(world) = World::new(Who::Tester) else { return };
+    world
+        .run(&["serve", world.root().to_str().unwrap(), "--idle", "1s"])
+        .success();
+    assert_eq!(world.app(&world.signatures[0]), "v1\n");
+    let row = world.served("serving");
+    kill(&row["keeper_pid"]);
+    kill(&world.served("unguarded")["pid"]);
+    world.served("dead");
     eventually("the idle mount goes", || !is_mounted(&world.place(0)));
     world.run(&["umount", world.root().to_str().unwrap()]).success();
     world.assert_nothing_left();
@@ -292,6 +353,20 @@ impl World {
 
     fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.run(&[&["--json"], arguments].concat()).success()).unwrap()
+    }
+
+    /// What is told of the directory, once it is told to be in this state.
+    fn served(&self, state: &str) -> Value {
+        let mut found = Value::Null;
+        eventually(state, || {
+            let listed = self.json(&["ps"]);
+            let root = self.root();
+            let mut rows = listed.as_array().unwrap().iter();
+            let row = rows.find(|row| row["mount_point"] == root.to_str().unwrap());
+            found = row.cloned().unwrap_or_default();
+            found["state"] == state
+        });
+        found
     }
 
     /// Serves until it is told to end.
@@ -371,6 +446,11 @@ impl Drop for World {
         }
         drop(self.run(&["warm", "--stop"]));
     }
+}
+
+fn kill(pid: &Value) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
 fn terminate(server: &mut Child) {

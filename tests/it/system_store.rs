@@ -85,10 +85,16 @@ fn what_the_administrator_ensured_is_known_to_all() {
     assert_eq!(world.json(&["ensure", "environment.yml"])["known"], true);
     world.envfs.run(["name", "set", "team/app:current", &world.app]);
     assert_eq!(world.json(&["show", "team/app:current"])["signature"], world.app);
+    assert_eq!(world.names(), [("team/app:current".to_owned(), true)]);
+    assert!(world.run(&["name", "ls"]).contains("system"));
+    assert_eq!(world.run(&["name", "show", "team/app"]).trim(), world.app);
+    assert_eq!(world.json(&["name", "history", "team/app"])[0]["signature"], world.app);
+    assert_eq!(world.json(&["ls"])[0]["names"], serde_json::json!(["team/app:current"]));
     // The user's own name hides it.
     let more = world.ensure("more")["signature"].as_str().unwrap().to_owned();
     world.run(&["name", "set", "team/app:current", &more]);
     assert_eq!(world.json(&["show", "team/app:current"])["signature"], more);
+    assert_eq!(world.names(), [("team/app:current".to_owned(), false)]);
     assert_eq!(world.envfs.json(["show", "team/app:current"])["signature"], world.app);
 }
 
@@ -209,6 +215,19 @@ impl World {
 
     fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.run(&[&["--json"], arguments].concat())).unwrap()
+    }
+
+    /// The names that the user sees, and whether each is the system's.
+    fn names(&self) -> Vec<(String, bool)> {
+        let listed = self.json(&["name", "ls"]);
+        let rows = listed.as_array().unwrap().iter();
+        rows.map(|row| {
+            (
+                row["name"].as_str().unwrap().to_owned(),
+                row["system"].as_bool().unwrap(),
+            )
+        })
+        .collect()
     }
 
     fn ensure(&self, package: &str) -> Value {

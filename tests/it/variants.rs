@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use envfs_tests::channel::Channel;
+use envfs_tests::mounted;
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
 use serde_json::{Value, json};
@@ -81,6 +82,54 @@ fn variants_share_versions_and_each_has_its_signature() {
             .args(["build", "pixi.lock", "--environment", name])
             .output();
         assert_eq!(String::from_utf8(with.unwrap().stdout).unwrap().trim(), signature);
+    }
+}
+
+#[test]
+fn a_variant_runs_and_is_mounted_by_its_name() {
+    if !mounted::is_possible() {
+        return;
+    }
+    let (envfs, _channel) = project();
+    lock(&envfs);
+    let read = ["--", "sh", "-c", "ls $CONDA_PREFIX/share"];
+    let run = |arguments: &[&str]| envfs.run([&["run"], arguments, &read].concat());
+    assert_eq!(run(&["pixi.lock", "--environment", "dev"]), "a\nb\n");
+    assert_eq!(run(&[".", "--environment=ml"]), "a\nc\n");
+    assert_eq!(run(&["."]), "a\n");
+    let signature = envfs.build(["pixi.lock", "--environment", "ml"]).to_string();
+    let at = envfs.path().join("at");
+    std::fs::create_dir(&at).unwrap();
+    let at = at.to_str().unwrap();
+    let mounted = envfs.json(["mount", "pixi.lock", at, "--environment", "ml"]);
+    assert_eq!(mounted["signature"], signature);
+    envfs.run(["umount", at]);
+
+    let refused = |arguments: &[&str], code: i32, parts: &[&str]| {
+        envfs
+            .try_run([arguments, &["--", "true"]].concat())
+            .refused(code, parts);
+    };
+    refused(
+        &["run", "pixi.lock", "--environment", "none"],
+        1,
+        &["none", "default, dev, ml"],
+    );
+    refused(
+        &["run", &signature, "--environment", "ml"],
+        2,
+        &["one environment already"],
+    );
+    envfs.write("environment.yml", "dependencies: [a]\n");
+    refused(
+        &["run", "environment.yml", "--environment", "ml"],
+        2,
+        &["is not locked", "envfs lock -f environment.yml"],
+    );
+    for command in ["build", "ensure"] {
+        envfs
+            .try_run([command, "environment.yml", "--environment", "ml"])
+            .refused(2, &["--environment is for"]);
     }
 }
 

@@ -175,6 +175,45 @@ fn idle(who: Who) {
 }
 
 #[test]
+fn what_stays_holds_nothing_of_who_left_it() {
+    holds_nothing(Who::Tester);
+}
+
+#[test]
+fn what_stays_holds_nothing_of_who_left_it_as_an_ordinary_user() {
+    holds_nothing(Who::Ordinary);
+}
+
+/// Neither a lock or a pipe that the run inherited, nor a place among the children of the command.
+fn holds_nothing(who: Who) {
+    let Some(world) = World::new(who) else { return };
+    let signature = &world.signatures[0];
+    let program = world.envfs.command().get_program().to_str().unwrap().to_owned();
+    let lock = world.envfs.path().join("home/lock");
+    let script = format!(
+        "exec 9> {lock}; flock 9; exec {program} run --idle=30s {signature} -- \
+         sh -c 'read children < /proc/$$/task/$$/children; echo \"[$children]\"'",
+        lock = lock.display(),
+    );
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).env_clear();
+    shell.envs(
+        world
+            .envfs
+            .command()
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    // Ends with the last holder of the pipe.
+    assert_eq!(finish(who.runs(&mut shell)).success(), "[]\n");
+    assert!(is_mounted(&world.place(signature)));
+    let mut free = std::process::Command::new("flock");
+    finish(free.args(["--nonblock", lock.to_str().unwrap(), "true"])).success();
+    world.run(&["warm", "--stop"]).success();
+    world.assert_nothing_left();
+}
+
+#[test]
 fn a_killed_server_is_passed_over() {
     let Some(world) = World::new(Who::Ordinary) else { return };
     let signature = &world.signatures[0];

@@ -10,6 +10,7 @@ pub mod changes;
 pub mod channel;
 pub mod data;
 pub mod disk;
+pub mod installers;
 pub mod large;
 pub mod mounted;
 pub mod package;

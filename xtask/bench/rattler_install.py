@@ -6,6 +6,7 @@ Prints the seconds that the installer alone took: neither the interpreter's star
 """
 
 import asyncio
+import os
 import sys
 import time
 
@@ -26,3 +27,6 @@ async def main(channel, cache, prefix, specs):
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
+sys.stdout.flush()
+# Threads of the library may still let go of the interpreter, which aborts if it is on its way out then.
+os._exit(0)

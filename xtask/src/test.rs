@@ -4,7 +4,7 @@
 //! closing lines are the last that is printed. This room knows no test.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -72,11 +72,11 @@ pub(crate) fn run() -> Result<()> {
     check("channel", channel::ensure(&channel::default_dir()));
     step("build");
     check("build", envfs::build_debug().map(drop));
-    let uv = bench::uv()
-        .inspect_err(|error| eprintln!("SKIPPED: tests beside uv: {error:#}"))
+    let installers = bench::installers()
+        .inspect_err(|error| eprintln!("SKIPPED: tests beside uv and py-rattler: {error:#}"))
         .ok();
     step("tests");
-    check("tests", run_tests(uv.as_deref()));
+    check("tests", run_tests(installers.as_ref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
@@ -85,7 +85,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Runs `cargo test`, and lets the lines through with which tests say that they skip, which it otherwise hides.
-fn run_tests(uv: Option<&Path>) -> Result<()> {
+fn run_tests(installers: Option<&[PathBuf; 2]>) -> Result<()> {
     let mut tests = sh::cargo();
     tests.args([
         "test",
@@ -95,8 +95,8 @@ fn run_tests(uv: Option<&Path>) -> Result<()> {
         "--",
         "--show-output",
     ]);
-    if let Some(uv) = uv {
-        tests.env("ENVFS_UV", uv);
+    if let Some([uv, py_rattler]) = installers {
+        tests.env("ENVFS_UV", uv).env("ENVFS_TEST_PY_RATTLER", py_rattler);
     }
     let name = sh::shown(&tests);
     let mut child = tests

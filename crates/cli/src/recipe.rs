@@ -132,6 +132,11 @@ impl Recipe {
                 "what is built or locked has its Python: --machine-python is for what is solved",
             ));
         }
+        if self.environment.is_some() && !matches!(source, Source::Lock { .. }) {
+            return Err(CliError::usage(
+                "--environment is for a lock file that holds several environments: `envfs lock` makes one of a project's variants",
+            ));
+        }
         if let Source::Spec { wanted, .. } = &source {
             base.clone_from(&wanted.base);
         }
@@ -266,7 +271,10 @@ impl Opened {
     /// Builds what is missing of a kept answer; solves nothing.
     pub(crate) fn build_kept(&self, context: &Context, kept: &Kept) -> Result<Option<Built>, CliError> {
         let store = context.store()?;
-        let built = match (kept.environment(&store)?, &kept.answer.lock) {
+        let found = kept
+            .environment(&store)?
+            .map(|found| resolve::claimed(context, &found.signature));
+        let built = match (found.transpose()?.flatten(), &kept.answer.lock) {
             (Some(found), _) => found_built(found),
             (None, None) => return Ok(None),
             (None, Some(text)) => {
@@ -367,6 +375,8 @@ fn found_built(environment: Environment) -> Built {
         script_outputs: Vec::new(),
         bound: Vec::new(),
         skipped_scripts: Vec::new(),
+        // By who asks, if at all.
+        kept: None,
     }
 }
 

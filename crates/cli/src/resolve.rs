@@ -1,7 +1,8 @@
 //! What `<ENV>` stands for: a file that exists, else a signature, else a name.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, ExitStatus, Stdio};
 
 use envfs_solver::{DEFAULT_ENVIRONMENT, Lock, LockedContents, Subdir};
 use envfs_store::environment::{self, Environment};
@@ -85,8 +86,8 @@ impl Handle {
 }
 
 fn named(store: &Store, name: &Name) -> Result<Environment, NameError> {
-    let named = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
-    let signature = named.current.signature;
+    let found = Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))?;
+    let signature = found.named.current.signature;
     environment::get(store, &signature)?.ok_or(NameError::NotBuilt(signature))
 }
 
@@ -124,8 +125,10 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     match Reference::parse(text)? {
         Reference::Built(handle) => {
             let environment = handle.environment(context)?;
-            context.claim(&context.store()?, &environment.signature)?;
-            Ok(environment)
+            let store = context.store()?;
+            context.claim(&store, &environment.signature)?;
+            // Collected and made again meanwhile, it may stand on another tree.
+            Ok(environment::load(&store, &environment.signature)?)
         }
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             ensure_in_child(context, &["--".to_owned(), text.to_owned()])
@@ -148,19 +151,17 @@ pub(crate) fn contents_of(lock: &Lock, name: Option<&str>, subdir: Subdir) -> Re
 const MAX_TRIES: u32 = 5;
 
 /// What `envfs ensure` makes of its arguments, in a process of its own, so that this one stays without threads and may fork
-/// afterwards. Nobody collects it until this command ends.
+/// afterwards. Nobody collects it until this command ends: that process keeps it until this one does.
 pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result<Environment, CliError> {
-    for _ in 1..MAX_TRIES {
-        let signature = run_ensure(context, arguments)?;
-        if let Some(environment) = claimed(context, &signature)? {
+    for _ in 0..MAX_TRIES {
+        let ensured = Ensured::begin(context, arguments)?;
+        if let Some(environment) = claimed(context, &ensured.signature)? {
+            ensured.let_go()?;
             return Ok(environment);
         }
+        ensured.let_go()?;
     }
-    let signature = run_ensure(context, arguments)?;
-    Err(CliError::new(format!(
-        "the environment {signature} is collected as often as it is made"
-    ))
-    .help("collect with a longer `--grace`"))
+    Err(CliError::new("the environment is collected as often as it is made").help("collect with a longer `--grace`"))
 }
 
 /// The environment called `signature`, which from here on is not collected; none if it was.
@@ -173,28 +174,51 @@ pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<En
     }
 }
 
-fn run_ensure(context: &Context, arguments: &[String]) -> Result<Digest, CliError> {
-    let mut command = context.this_program()?;
-    if context.is_offline()? {
-        command.arg("--offline");
+/// An `envfs ensure` that has said what it made, and keeps that until it is let go.
+struct Ensured {
+    signature: Digest,
+    child: Child,
+}
+
+impl Ensured {
+    fn begin(context: &Context, arguments: &[String]) -> Result<Self, CliError> {
+        let mut command = context.this_program()?;
+        if context.is_offline()? {
+            command.arg("--offline");
+        }
+        if context.quiet {
+            command.arg("--quiet");
+        }
+        command.args((0..context.global.verbose).map(|_| "--verbose"));
+        command.args(["ensure", "--hold"]).args(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        if let Some(output) = &mut child.stdout {
+            BufReader::new(output).read_line(&mut said)?;
+        }
+        match said.trim().parse() {
+            Ok(signature) => Ok(Self { signature, child }),
+            Err(_) => {
+                drop(child.stdin.take());
+                check(child.wait()?)?;
+                Err(CliError::new(format!(
+                    "`envfs ensure` printed {said:?} and no signature"
+                )))
+            }
+        }
     }
-    if context.quiet {
-        command.arg("--quiet");
+
+    fn let_go(mut self) -> Result<(), CliError> {
+        drop(self.child.stdin.take());
+        check(self.child.wait()?)
     }
-    command.args((0..context.global.verbose).map(|_| "--verbose"));
-    let output = command
-        .arg("ensure")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        let code = output.status.code().and_then(|code| u8::try_from(code).ok());
-        return Err(CliError::silent(code.unwrap_or(1)));
+}
+
+/// A process that failed has said why.
+fn check(status: ExitStatus) -> Result<(), CliError> {
+    if status.success() {
+        return Ok(());
     }
-    let signature = String::from_utf8_lossy(&output.stdout);
-    signature
-        .trim()
-        .parse()
-        .map_err(|_| CliError::new(format!("`envfs ensure` printed {signature:?} and no signature")))
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Err(CliError::silent(code.unwrap_or(1)))
 }

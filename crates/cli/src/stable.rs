@@ -49,7 +49,7 @@ pub(crate) fn machine() -> Result<String, CliError> {
 }
 
 /// Lets `path` show what `name` stands for, from now on.
-pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<PathBuf, CliError> {
+pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<Link, CliError> {
     let store = context.store()?;
     Names::of(&store).load(name)?;
     let path = absolute(path)?;
@@ -57,10 +57,10 @@ pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<PathBuf
         return Err(CliError::new(format!("`{}` exists, and is not a link", path.display()))
             .help("name a path that does not exist, in a directory that does"));
     }
-    let link = Link::new(name.clone(), path.clone(), machine()?);
+    let link = Link::new(name.clone(), path, machine()?);
     show(context, &store, &link)?;
     Links::of(&store).add(&link)?;
-    Ok(path)
+    Ok(link)
 }
 
 /// Takes the path away; what is used of it goes on.

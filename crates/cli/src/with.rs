@@ -1,6 +1,7 @@
-//! `--with`: packages on top of an environment for one mount or run, that enter neither its lock nor its name.
+//! What one mount or run is of: an environment, one of several in a lock, and with `--with` packages on top, that enter neither its
+//! lock nor its name.
 //!
-//! What they become is an environment like any other, thin on the one below, found by its own signature. Which one it was
+//! What these become is an environment like any other, thin on the one below, found by its own signature. Which one it was
 //! is remembered as for every other question, so that the next run resolves nothing.
 
 use envfs_solver::Requirements;
@@ -9,11 +10,15 @@ use envfs_store::environment::{Environment, PackageKind};
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::resolve::Reference;
 use crate::{known, resolve};
 
-/// Packages on top.
+/// Which variant, and packages on top.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct WithArgs {
+    /// Which environment of a lock file that holds several: a variant of its project
+    #[arg(long = "environment", value_name = "NAME")]
+    variant: Option<String>,
     /// Add a package from PyPI for this time alone ('httpx>=0.27'); what the environment has stays as it is
     #[arg(long = "with", value_name = "REQUIREMENT", allow_hyphen_values = true)]
     requirements: Vec<String>,
@@ -28,7 +33,7 @@ impl WithArgs {
         let mut asked = Requirements::default();
         asked.add(&self.requirements, &std::env::current_dir()?)?;
         asked.check(true)?;
-        let below = known::environment(context, text)?;
+        let below = self.below(context, text)?;
         if asked.is_empty() {
             return Ok(below);
         }
@@ -44,6 +49,26 @@ impl WithArgs {
         }
         arguments.push("--refresh".to_owned());
         resolve::ensure_in_child(context, &arguments)
+    }
+
+    /// The environment that `text` stands for, or that of its variants which is named.
+    fn below(&self, context: &Context, text: &str) -> Result<Environment, CliError> {
+        let Some(variant) = &self.variant else {
+            return known::environment(context, text);
+        };
+        match Reference::parse(text)? {
+            Reference::LockFile(_) => {
+                let of = format!("--environment={variant}");
+                known::ensured(context, &[of, "--".to_owned(), text.to_owned()])
+            }
+            Reference::SpecFile(_) => Err(CliError::usage(format!(
+                "`{text}` is not locked, and --environment is for what a lock holds"
+            ))
+            .help(format!("lock its variants first: envfs lock -f {text}"))),
+            Reference::Built(_) => Err(CliError::usage(format!(
+                "`{text}` is one environment already, and --environment is for a lock file that holds several"
+            ))),
+        }
     }
 }
 

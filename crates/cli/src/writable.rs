@@ -7,10 +7,10 @@ use envfs_fuse::backend::BackendError;
 use envfs_fuse::kernel::{self, Attributes};
 use envfs_fuse::service::Service;
 use envfs_fuse::writable::{self, State, StateRecord, WritableError};
+use envfs_store::Store;
 use envfs_store::capture::Writable;
 use envfs_store::environment::{self, Environment};
 use envfs_store::view::View;
-use envfs_store::{Digest, Store};
 
 use crate::error::CliError;
 
@@ -95,15 +95,21 @@ impl Found {
 
 /// Where what is written at `mount_point` is kept, unless another place is named.
 pub(crate) fn state_at(store: &Store, mount_point: &Path, upper: Option<&Path>) -> Result<State, CliError> {
-    Ok(match upper {
-        None => default_state(store, mount_point),
-        Some(directory) => State::at(&std::path::absolute(directory)?),
-    })
+    let Some(directory) = upper else {
+        return Ok(default_state(store, mount_point));
+    };
+    let cannot = |error: std::io::Error| {
+        CliError::new(format!("nothing can be kept in `{}`", directory.display())).because(error.to_string())
+    };
+    std::fs::create_dir_all(directory).map_err(cannot)?;
+    let directory = directory.canonicalize().map_err(cannot)?;
+    // What is below is not collected as long as this is there.
+    envfs_store::writable::register(store, &directory)?;
+    Ok(State::at(&directory))
 }
 
 fn default_state(store: &Store, mount_point: &Path) -> State {
-    let name = Digest::of(mount_point.as_os_str().as_encoded_bytes()).to_string();
-    State::at(&store.root().join("writable").join(&name[..32]))
+    State::at(&envfs_store::writable::place(store, mount_point))
 }
 
 /// Refuses a writable mount to whom it is not possible for, before anything is done for it.

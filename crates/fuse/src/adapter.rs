@@ -57,13 +57,13 @@ pub(crate) fn agree(
     connection: &Connection,
     request: &Request<'_>,
     memory: &Memory,
-    wants_passthrough: bool,
+    wanted: u64,
 ) -> io::Result<Option<Agreed>> {
     let Operation::Init { version, flags } = request.operation else {
         connection.refuse(request.unique, Errno::EIO);
         return Ok(None);
     };
-    match init::answer(&version, flags, init::wanted(wants_passthrough)) {
+    match init::answer(&version, flags, wanted) {
         Verdict::Again(out) => {
             connection.answer(request.unique, &out);
             Ok(None)

@@ -14,14 +14,17 @@
 //! Knows nothing of mounting, nor of FUSE's messages.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use envfs_store::environment;
 use envfs_store::name::Name;
 use envfs_store::names::{Named, Names};
 use envfs_store::tree::{NodeId, NodeKind, Tree};
 use envfs_store::{Digest, Store};
+use serde::{Deserialize, Serialize};
 
 use crate::fs::{FsError, ROOT_INODE};
+use crate::journal::Journal;
 
 /// The directory whose files are linked one by one.
 const PROGRAMS: &[u8] = b"bin";
@@ -36,9 +39,12 @@ pub(crate) struct Entrances {
     /// Numbers are given once: nothing is ever taken away.
     places: Vec<Place>,
     numbers: HashMap<Place, u64>,
+    /// Where a number is written down before anybody hears of it.
+    journal: Journal,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What has a number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Place {
     /// The root, or a directory of names: what they have in common, with a slash at its end.
     Names(String),
@@ -61,13 +67,19 @@ pub(crate) struct Target {
 }
 
 impl Entrances {
-    pub(crate) fn of(store: &Store) -> Self {
-        let root = Place::Names(String::new());
-        Self {
+    /// Those of `store`, with the numbers that are in the `journal` of servers before this one.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub(crate) fn of(store: &Store, journal: Journal) -> io::Result<Self> {
+        let known: Vec<Place> = journal.lines()?;
+        let places: Vec<Place> = std::iter::once(Place::Names(String::new())).chain(known).collect();
+        Ok(Self {
             store: store.clone(),
-            places: vec![root.clone()],
-            numbers: HashMap::from([(root, 0)]),
-        }
+            numbers: places.iter().cloned().zip(0..).collect(),
+            places,
+            journal,
+        })
     }
 
     /// What `parent` shows as `name`, if it shows it.
@@ -157,22 +169,22 @@ impl Entrances {
         if above.is_empty()
             && let Ok(found) = environment::find(&self.store, name)
         {
-            return Ok(Some(self.entrance(name.to_owned(), found.signature)));
+            return Ok(Some(self.entrance(name.to_owned(), found.signature)?));
         }
         let called = format!("{above}{name}");
         let common = format!("{called}/");
         if !name.contains(':') && self.names()?.keys().any(|name| name.to_string().starts_with(&common)) {
-            return Ok(Some(self.directory(common)));
+            return Ok(Some(self.directory(common)?));
         }
         let Ok(name) = called.parse::<Name>() else {
             return Ok(None);
         };
-        let Some(named) = Names::find(&self.store, &name)? else {
+        let Some(found) = Names::find(&self.store, &name)? else {
             return Ok(None);
         };
-        let signature = named.current.signature;
+        let signature = found.named.current.signature;
         let is_built = environment::get(&self.store, &signature)?.is_some();
-        Ok(is_built.then(|| self.entrance(called, signature)))
+        is_built.then(|| self.entrance(called, signature)).transpose()
     }
 
     fn list_names(&mut self, above: &str) -> Result<Vec<(Vec<u8>, Item)>, FsError> {
@@ -184,16 +196,16 @@ impl Entrances {
             };
             let signature = named.current.signature;
             if let Some((first, _)) = rest.split_once('/') {
-                items.insert(first.to_owned(), self.directory(format!("{above}{first}/")));
+                items.insert(first.to_owned(), self.directory(format!("{above}{first}/"))?);
             } else if environment::get(&self.store, &signature)?.is_some() {
-                items.insert(rest.to_owned(), self.entrance(called.clone(), signature));
+                items.insert(rest.to_owned(), self.entrance(called.clone(), signature)?);
             }
         }
         if above.is_empty() {
             // One whose record is damaged cannot be entered.
             for found in environment::list(&self.store)?.into_iter().flatten() {
                 let called = found.signature.to_string();
-                items.insert(called.clone(), self.entrance(called, found.signature));
+                items.insert(called.clone(), self.entrance(called, found.signature)?);
             }
         } else if items.is_empty() {
             // Its last name was removed.
@@ -207,12 +219,8 @@ impl Entrances {
 
     /// All names here and in the store below. One whose file is damaged is found by nobody.
     fn names(&self) -> Result<BTreeMap<Name, Named>, FsError> {
-        let mut all = BTreeMap::new();
-        for store in self.store.lower().into_iter().chain([&self.store]) {
-            let found = Names::of(store).list()?.into_iter().flatten();
-            all.extend(found.map(|named| (named.name.clone(), named)));
-        }
-        Ok(all)
+        let found = Names::list_all(&self.store)?.into_iter().flatten();
+        Ok(found.map(|found| (found.named.name.clone(), found.named)).collect())
     }
 
     fn place(&self, inode: u64) -> Result<&Place, FsError> {
@@ -228,23 +236,29 @@ impl Entrances {
         }
     }
 
-    fn entrance(&mut self, called: String, signature: Digest) -> Item {
+    fn entrance(&mut self, called: String, signature: Digest) -> Result<Item, FsError> {
         self.numbered(Place::Environment { called, signature })
     }
 
-    fn directory(&mut self, common: String) -> Item {
+    fn directory(&mut self, common: String) -> Result<Item, FsError> {
         self.numbered(Place::Names(common))
     }
 
-    fn numbered(&mut self, place: Place) -> Item {
-        let number = *self.numbers.entry(place).or_insert_with_key(|place| {
-            self.places.push(place.clone());
-            self.places.len() as u64 - 1
-        });
-        Item {
+    fn numbered(&mut self, place: Place) -> Result<Item, FsError> {
+        let number = match self.numbers.get(&place) {
+            Some(number) => *number,
+            None => {
+                self.journal.add(&place)?;
+                let number = self.places.len() as u64;
+                self.places.push(place.clone());
+                self.numbers.insert(place, number);
+                number
+            }
+        };
+        Ok(Item {
             inode: (number << NODE_BITS) + ROOT_INODE,
             is_directory: true,
-        }
+        })
     }
 }
 

@@ -23,6 +23,7 @@ pub fn errno(error: &FsError) -> Errno {
             tracing::warn!(%errno, "{}", with_causes(error));
             errno
         }
+        FsError::Journal(_) => Errno::ENOMEM,
     }
 }
 

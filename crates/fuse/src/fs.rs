@@ -44,6 +44,9 @@ pub enum FsError {
     /// The store could not give what its index promises.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
+    /// A server that takes this one's place could not be told what it must know.
+    #[error("nothing can be written down for the next server")]
+    Journal(#[from] std::io::Error),
 }
 
 /// A node and what it looks like.

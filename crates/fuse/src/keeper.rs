@@ -18,7 +18,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use envfs_store::lease::Lease;
+use envfs_store::Store;
+use envfs_store::lease::{Lease, LeaseRecord};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{Signal, kill};
@@ -50,9 +51,36 @@ pub(crate) fn spawn(serving: &Serving<'_>, log: Option<&File>, let_go: &[Borrowe
 
 /// Serves from a new process, with this one as its keeper, until the mount is gone. Calls `ready` when it is usable.
 pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), ServerError> {
-    let memory = Memory::new().map_err(ProcessError::io("remember what a server knows"))?;
     let record = serving.service.lease();
-    let lease = Lease::take(&serving.service.store, &record)?;
+    let kept = Kept {
+        store: &serving.service.store,
+        record: &record,
+        device: serving.device.as_fd(),
+    };
+    guard(&kept, ready, |lease, memory, is_ready| {
+        server::answer(serving, (lease, &record), memory, is_ready)
+    })
+}
+
+/// What a keeper holds.
+pub(crate) struct Kept<'a> {
+    pub(crate) store: &'a Store,
+    /// What its lease says at first; servers add themselves.
+    pub(crate) record: &'a LeaseRecord,
+    /// The connection.
+    pub(crate) device: BorrowedFd<'a>,
+}
+
+/// Has new processes `answer`, one after the other, until the mount is gone. Each calls what it is given when it answers; the
+/// first time that calls `ready`.
+pub(crate) fn guard(
+    kept: &Kept<'_>,
+    ready: impl FnOnce(),
+    answer: impl Fn(&Lease, Memory, &mut dyn FnMut()) -> Result<(), ServerError>,
+) -> Result<(), ServerError> {
+    let memory = Memory::new().map_err(ProcessError::io("remember what a server knows"))?;
+    let mount_point = &kept.record.mount_point;
+    let lease = Lease::take(kept.store, kept.record)?;
     // What comes between two servers waits, and ends the next one.
     process::block_signals(&ENDING_SIGNALS)?;
     let signals = SignalFd::with_flags(&ENDING_SIGNALS.into_iter().collect(), SfdFlags::SFD_CLOEXEC)
@@ -61,9 +89,7 @@ pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), S
     let mut lives = Lives::default();
     let mut asked = None;
     loop {
-        let server = keep::spawn(&serving.service.mount_point, &[], |is_ready| {
-            server::answer(serving, (&lease, &record), memory.again()?, is_ready)
-        });
+        let server = keep::spawn(mount_point, &[], |is_ready| answer(&lease, memory.again()?, is_ready));
         let start = Instant::now();
         let code = match (server, ready.take()) {
             (Ok(server), first) => {
@@ -79,19 +105,19 @@ pub(crate) fn serve(serving: &Serving<'_>, ready: impl FnOnce()) -> Result<(), S
                 1
             }
         };
-        if code == 0 || is_disconnected(serving.device.as_fd()) {
+        if code == 0 || is_disconnected(kept.device) {
             return Ok(());
         }
         let can_go_on = memory.agreed().is_some_and(|agreed| agreed.resend);
         let Some(pause) = lives.ended(start.elapsed()).filter(|_| can_go_on) else {
             return Err(ServerError::GivenUp {
-                mount_point: serving.service.mount_point.clone(),
+                mount_point: mount_point.clone(),
                 lives: lives.short + 1,
             });
         };
         tracing::warn!(
             "the server of {} ended with {code}; starting another",
-            serving.service.mount_point.display()
+            mount_point.display()
         );
         std::thread::sleep(pause);
     }

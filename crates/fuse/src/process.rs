@@ -89,7 +89,10 @@ fn exit_without_cleanup(code: u8) -> ! {
 /// Lets go of what this process was started with and does not know of: descriptors that would keep somebody
 /// else's pipe or lock open for as long as a server lives. Ours are all close-on-exec; inherited ones are not, or
 /// they would not have survived the exec that started us.
-pub(crate) fn close_inherited_descriptors() -> io::Result<()> {
+///
+/// # Errors
+/// When the descriptors cannot be listed.
+pub fn close_inherited_descriptors() -> io::Result<()> {
     let numbers: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|&number| number > 2)

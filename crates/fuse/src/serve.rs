@@ -13,13 +13,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
-use envfs_store::lease::{Lease, LeaseKind, LeaseRecord, NO_ENVIRONMENT};
+use envfs_store::lease::{LeaseKind, LeaseRecord, NO_ENVIRONMENT};
 use envfs_store::warm::{Until, WarmRecord};
 use envfs_store::{Digest, Store};
 use nix::errno::Errno;
@@ -28,22 +28,26 @@ use crate::causes::with_causes;
 use crate::entrances::{Entrances, Item};
 use crate::errno::errno;
 use crate::fs::{BLOCK_BYTES, FsError};
+use crate::journal::Journal;
 use crate::keep::{self, Attached, ENDING_SIGNALS, Ending, ServerError};
+use crate::keeper::{self, Kept};
+use crate::memory::Memory;
 use crate::mount::{self, MountOptions};
 use crate::mountinfo;
 use crate::namespace::private_prefix;
 use crate::process::{self, ProcessError};
 use crate::protocol::connection::{Connection, REQUEST_BYTES};
-use crate::protocol::init::{self, Verdict};
+use crate::protocol::init;
 use crate::protocol::reply::{Line, Listing};
 use crate::protocol::request::{Operation, Request, Span};
 use crate::protocol::wire;
+use crate::server;
 use crate::service::unix_now_s;
 use crate::unmount;
 use crate::warm;
 
 /// Mounts an environment at the place of its private runs, or says why that cannot be done.
-pub type Bring = Box<dyn Fn(&Digest) -> Result<(), String> + Send + Sync>;
+pub type Bring = Arc<dyn Fn(&Digest) -> Result<(), String> + Send + Sync>;
 
 /// Threads here only wait.
 const STACK_BYTES: usize = 256 * 1024;
@@ -51,26 +55,32 @@ const STACK_BYTES: usize = 256 * 1024;
 /// The longest name (`NAME_MAX`).
 const MAX_NAME_BYTES: u32 = 255;
 
-/// Shows the environments of `store` at `mount_point`, which [`mount::check_mount_point`] has passed, from a process in the
-/// background that mounts them by `bring`. What it has to say goes to `log`.
+/// Shows the environments of `store` at `mount_point`, which [`mount::check_mount_point`] has passed, from processes in the
+/// background that mount them by `bring`: a server, and its keeper. What they have to say goes to `log`.
 ///
 /// # Errors
 /// When it cannot be mounted or served; then nothing stays mounted.
-pub fn in_background(store: &Store, mount_point: &Path, log: Option<&File>, bring: Bring) -> Result<(), ServerError> {
+pub fn in_background(store: &Store, mount_point: &Path, log: Option<&File>, bring: &Bring) -> Result<(), ServerError> {
     attached(mount_point, |device| {
         keep::spawn_in_background(mount_point, log, &[], |ready| {
-            answer(store, mount_point, device, bring, ready)
+            guard(store, mount_point, &device, bring, ready)
         })
         .map(drop)
     })
 }
 
-/// The same, but this process stays until a signal asks it to end or the mount is gone. Calls `ready` when it is usable.
+/// The same, but this process is the keeper, and stays until a signal asks it to end or the mount is gone. Calls `ready` when it is
+/// usable.
 ///
 /// # Errors
 /// As [`in_background`].
-pub fn in_foreground(store: &Store, mount_point: &Path, bring: Bring, ready: impl FnOnce()) -> Result<(), ServerError> {
-    attached(mount_point, |device| answer(store, mount_point, device, bring, ready))
+pub fn in_foreground(
+    store: &Store,
+    mount_point: &Path,
+    bring: &Bring,
+    ready: impl FnOnce(),
+) -> Result<(), ServerError> {
+    attached(mount_point, |device| guard(store, mount_point, &device, bring, ready))
 }
 
 /// Between mounting and serving nobody may end this process: a mount without a server would stay.
@@ -92,45 +102,92 @@ fn attached(mount_point: &Path, work: impl FnOnce(OwnedFd) -> Result<(), ServerE
     result
 }
 
-fn answer(
+/// Has the directory served by a process of its own, and by another one if that is killed.
+fn guard(
     store: &Store,
     mount_point: &Path,
-    device: OwnedFd,
-    bring: Bring,
+    device: &OwnedFd,
+    bring: &Bring,
     ready: impl FnOnce(),
 ) -> Result<(), ServerError> {
-    let failed = |source| ServerError::Connection {
+    let journals = Journals::new().map_err(ProcessError::io("remember what a server knows"))?;
+    let record = LeaseRecord {
+        kind: LeaseKind::Serve,
+        signature: NO_ENVIRONMENT,
         mount_point: mount_point.to_owned(),
+        pid: std::process::id(),
+        keeper_pid: None,
+        uid: nix::unistd::getuid().as_raw(),
+        started_unix_s: unix_now_s(),
+    };
+    let kept = Kept {
+        store,
+        record: &record,
+        device: device.as_fd(),
+    };
+    keeper::guard(&kept, ready, |lease, memory, is_ready| {
+        lease.update(&LeaseRecord {
+            pid: std::process::id(),
+            keeper_pid: Some(record.pid),
+            ..record.clone()
+        })?;
+        answer(&kept, bring, &memory, &journals, is_ready)
+    })
+}
+
+/// What a server leaves to the one after it.
+struct Journals {
+    /// The numbers of what is shown.
+    entrances: Journal,
+    /// What was mounted for who came here.
+    brought: Journal,
+}
+
+impl Journals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            entrances: Journal::new()?,
+            brought: Journal::new()?,
+        })
+    }
+}
+
+fn answer(
+    kept: &Kept<'_>,
+    bring: &Bring,
+    memory: &Memory,
+    journals: &Journals,
+    ready: impl FnOnce(),
+) -> Result<(), ServerError> {
+    let (store, mount_point) = (kept.store, &kept.record.mount_point);
+    let failed = |source| ServerError::Connection {
+        mount_point: mount_point.clone(),
         source,
     };
-    let _lease = Lease::take(
-        store,
-        &LeaseRecord {
-            kind: LeaseKind::Serve,
-            signature: NO_ENVIRONMENT,
-            mount_point: mount_point.to_owned(),
-            pid: std::process::id(),
-            keeper_pid: None,
-            uid: nix::unistd::getuid().as_raw(),
-            started_unix_s: unix_now_s(),
-        },
-    )?;
-    let connection = Arc::new(Connection::new(device));
-    agree(&connection).map_err(failed)?;
-    let (ended, running) = io::pipe().map_err(ProcessError::io("make a pipe"))?;
-    let places = Arc::new(Places {
-        store: store.clone(),
-        bring,
-        turns: Mutex::default(),
-        brought: Mutex::default(),
-        is_over: RwLock::new(false),
-    });
-    let mut server = Server {
-        connection,
-        entrances: Entrances::of(store),
-        listings: HashMap::new(),
-        places: Arc::clone(&places),
+    let begin = || -> io::Result<Server> {
+        let connection = Connection::new(kept.device.try_clone_to_owned()?);
+        match memory.agreed() {
+            // Whatever the one before us had not answered comes again.
+            Some(_) => connection.ask_again()?,
+            None => drop(server::agree(&connection, memory, init::WANTED_WHERE_THINGS_CHANGE)?),
+        }
+        let brought = journals.brought.again()?;
+        Ok(Server {
+            connection: Arc::new(connection),
+            entrances: Entrances::of(store, journals.entrances.again()?)?,
+            listings: HashMap::new(),
+            places: Arc::new(Places {
+                store: store.clone(),
+                bring: Arc::clone(bring),
+                turns: Mutex::default(),
+                is_over: RwLock::new(false),
+                brought,
+            }),
+        })
     };
+    let mut server = begin().map_err(failed)?;
+    let places = Arc::clone(&server.places);
+    let (ended, running) = io::pipe().map_err(ProcessError::io("make a pipe"))?;
     let reader = thread::Builder::new()
         .name("envfs-reader".into())
         .spawn(move || {
@@ -153,42 +210,14 @@ fn answer(
     result
 }
 
-/// Receives the kernel's first messages until it is settled how to speak.
-fn agree(connection: &Connection) -> io::Result<()> {
-    let mut buffer = Box::new([0; REQUEST_BYTES]);
-    loop {
-        let message = connection.receive(&mut buffer)?.ok_or(io::ErrorKind::NotConnected)?;
-        let Some(request) = Request::parse(message) else {
-            continue;
-        };
-        let Operation::Init { version, flags } = request.operation else {
-            connection.refuse(request.unique, Errno::EIO);
-            continue;
-        };
-        match init::answer(&version, flags, init::WANTED_WHERE_THINGS_CHANGE) {
-            Verdict::Again(out) => connection.answer(request.unique, &out),
-            Verdict::Agreed(out, _) => {
-                connection.answer(request.unique, &out);
-                return Ok(());
-            }
-            Verdict::TooOld => {
-                connection.refuse(request.unique, Errno::EPROTO);
-                return Err(io::Error::other(
-                    "its FUSE is too old: Linux 5.1 is the first that will do",
-                ));
-            }
-        }
-    }
-}
-
 /// Environments at the places of their private runs.
 struct Places {
     store: Store,
     bring: Bring,
     /// Held by who has an environment mounted, so that each is mounted once.
     turns: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
-    /// What was mounted for who came here.
-    brought: Mutex<HashSet<Digest>>,
+    /// What was mounted for who came here, also by servers before this one.
+    brought: Journal,
     is_over: RwLock<bool>,
 }
 
@@ -210,9 +239,9 @@ impl Places {
         if let Some(place) = self.there(signature) {
             return Ok(place);
         }
+        // Known before it is there: a server that is killed meanwhile leaves nothing that nobody takes away.
+        self.brought.add(signature).map_err(|error| error.to_string())?;
         (self.bring)(signature)?;
-        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
-        brought.insert(*signature);
         self.there(signature)
             .ok_or_else(|| "it went away at once: is it stopped by `envfs warm --stop`?".into())
     }
@@ -235,7 +264,7 @@ impl Places {
     /// Unmounts what was mounted for who came here. What is in use stays until nobody has used it for long enough.
     fn take_away(&self) {
         *self.is_over.write().unwrap_or_else(PoisonError::into_inner) = true;
-        let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let brought: HashSet<Digest> = self.brought.lines().unwrap_or_default().into_iter().collect();
         let records = envfs_store::warm::list(&self.store, nix::unistd::getuid().as_raw()).unwrap_or_default();
         // Somebody may have wished since that it stays.
         let ours =

@@ -17,7 +17,7 @@ use crate::keep::{self, Attached, Ending};
 use crate::memory::Memory;
 use crate::process::{self, ProcessError};
 use crate::protocol::connection::{Connection, REQUEST_BYTES};
-use crate::protocol::init::Agreed;
+use crate::protocol::init::{self, Agreed};
 use crate::protocol::request::Request;
 use crate::readers;
 use crate::service::Service;
@@ -72,7 +72,7 @@ pub(crate) fn answer(
     let agreed = match memory.agreed() {
         // Whatever the one before us had not answered comes again.
         Some(agreed) => connection.ask_again().map(|()| agreed),
-        None => agree(&connection, &memory, wants_passthrough(serving)),
+        None => agree(&connection, &memory, init::wanted(wants_passthrough(serving))),
     };
     let agreed = agreed.map_err(failed)?;
     let fs = FileSystem::new(service.view.clone()).with_copies(serving.copies.clone());
@@ -98,15 +98,15 @@ fn wants_passthrough(serving: &Serving<'_>) -> bool {
     nix::unistd::geteuid().is_root() && serving.copies.is_none()
 }
 
-/// Receives the kernel's first messages until it is settled how to speak.
-fn agree(connection: &Connection, memory: &Memory, wants_passthrough: bool) -> io::Result<Agreed> {
+/// Receives the kernel's first messages until it is settled how to speak; `wanted` is what we would like to use (`FUSE_INIT`).
+pub(crate) fn agree(connection: &Connection, memory: &Memory, wanted: u64) -> io::Result<Agreed> {
     let mut buffer = Box::new([0; REQUEST_BYTES]);
     loop {
         let message = connection.receive(&mut buffer)?.ok_or(io::ErrorKind::NotConnected)?;
         let Some(request) = Request::parse(message) else {
             continue;
         };
-        if let Some(agreed) = adapter::agree(connection, &request, memory, wants_passthrough)? {
+        if let Some(agreed) = adapter::agree(connection, &request, memory, wanted)? {
             return Ok(agreed);
         }
     }

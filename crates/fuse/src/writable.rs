@@ -115,6 +115,12 @@ impl State {
         upper.ok_or_else(|| WritableError::NotWritable(mount_point.to_owned()))
     }
 
+    /// The directory that it is kept in.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The directory that holds what was changed.
     #[must_use]
     pub fn upper(&self) -> PathBuf {

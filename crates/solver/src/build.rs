@@ -9,12 +9,14 @@ mod scripts;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
 use envfs_store::environment::{self, Environment, Package, PackageKind};
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
+use envfs_store::lease::{self, Lease};
 use envfs_store::signature::Identity;
 use envfs_store::tree::merge::Clash;
 use envfs_store::workspace::Workspace;
@@ -81,6 +83,8 @@ pub struct Built {
     pub bound: Vec<String>,
     /// Link scripts that were not run, by their paths in the environment.
     pub skipped_scripts: Vec<String>,
+    /// Keeps it from being collected as long as this lives; none where the store cannot be written.
+    pub kept: Option<Arc<Lease>>,
 }
 
 /// Told how a build goes on, from several threads.
@@ -199,12 +203,24 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
     let Some(signature) = known_signature(store, request)? else {
         return Ok(None);
     };
-    let found = environment::get(store, &signature)?;
-    if found.is_some() {
-        environment::touch(store, &signature);
-    }
-    Ok(found.map(reused))
+    claimed(store, &signature)
 }
+
+/// The environment, if it is there, and from now on kept.
+fn claimed(store: &Store, signature: &Digest) -> Result<Option<Built>, BuildError> {
+    if environment::get(store, signature)?.is_none() {
+        return Ok(None);
+    }
+    match lease::claim(store, signature, Path::new(NOWHERE)) {
+        Ok(kept) => Ok(environment::get(store, signature)?.map(|environment| reused(environment, kept))),
+        // It was collected meanwhile.
+        Err(envfs_store::Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is kept and seen nowhere yet.
+const NOWHERE: &str = "/";
 
 /// The signature of what is asked for; none where the lock does not hold every digest.
 ///
@@ -234,7 +250,7 @@ pub fn known_signature(store: &Store, request: &BuildRequest) -> Result<Option<D
     Ok(Some(signature))
 }
 
-fn reused(environment: Environment) -> Built {
+fn reused(environment: Environment, kept: Option<Lease>) -> Built {
     Built {
         environment,
         reused: true,
@@ -244,6 +260,7 @@ fn reused(environment: Environment) -> Built {
         script_outputs: Vec::new(),
         bound: Vec::new(),
         skipped_scripts: Vec::new(),
+        kept: kept.map(Arc::new),
     }
 }
 
@@ -365,11 +382,11 @@ pub(crate) fn finish(
     let store = &destination.store;
     let signature = contents.signature(store, request)?;
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
-    if let Some(environment) = environment::get(store, &signature)? {
+    if let Some(found) = claimed(store, &signature)? {
         return Ok(Built {
             new_packages,
             written,
-            ..reused(environment)
+            ..found
         });
     }
     let linked = link_and_record(destination, request, contents, signature, written)?;
@@ -434,9 +451,15 @@ fn link_and_record(
     environment.link_scripts = settled.layer;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
-    environment.publish(store, workspace)?;
+    let kept = {
+        // Nobody collects it between its publication and the claim.
+        let _shared = store.share()?;
+        environment.publish(store, workspace)?;
+        lease::claim(store, &signature, Path::new(NOWHERE))?
+    };
     Ok(Built {
         environment,
+        kept: kept.map(Arc::new),
         reused: false,
         new_packages: 0,
         written,

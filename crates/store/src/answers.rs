@@ -5,10 +5,13 @@
 //! ```
 //!
 //! Never the truth, and evictable at any time: without it a question is solved once more. A file that cannot be read is no
-//! answer. What a question is, and how old an answer may be, is decided by who asks.
+//! answer. What a question is, and how old an answer may be, is decided by who asks. The time of a file is when it was last asked
+//! for, to the day; a collection removes what nobody has asked for in a month.
 
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,9 @@ use crate::error::{Error, IoContext as _, Result};
 use crate::sealed;
 use crate::store::Store;
 
+/// Where answers are kept in a store.
+const DIRECTORY: &str = "cache/locks";
+
 /// The version of the fields. A reader passes over any other.
 const FORMAT_VERSION: u32 = 2;
 
@@ -26,6 +32,13 @@ const COMPRESSION_LEVEL: i32 = 3;
 
 /// A larger answer is none: the largest known lock files have some 10 MB.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
+
+/// Who asks again within so long after the time of a file leaves it as it is: a question that is asked a thousand times an hour
+/// writes nothing.
+const TIME_PRECISION: Duration = Duration::from_secs(24 * 3600);
+
+/// An answer that nobody has asked for in so long goes with the next collection.
+const MAX_UNASKED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,12 +89,18 @@ impl Answer {
 /// The answer to `question`, if one is kept.
 #[must_use]
 pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
-    read(&place(store, question), question).ok().filter(Answer::is_current)
+    let answer = read(&place(store, question), question).ok().filter(Answer::is_current)?;
+    let own = store.path(&name(question));
+    if unasked(&own).is_some_and(|age| age > TIME_PRECISION) {
+        // Of a store that cannot be written nothing is swept either.
+        let _ = durable::touch(&own);
+    }
+    Some(answer)
 }
 
 /// Checks the answers of this store, and gives each that is damaged.
 pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
-    let paths = crate::store::list(&store.path("cache/locks"))?;
+    let paths = crate::store::list(&store.path(DIRECTORY))?;
     let results = paths.iter().map(|path| match question_of(path) {
         Some(question) => read(path, &question).map(drop),
         None => Err(Error::corrupt(path, "its name is that of no question")),
@@ -89,12 +108,32 @@ pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
     Ok((paths.len() as u64, results.filter_map(Result::err).collect()))
 }
 
+/// Removes the answers that nobody has asked for in a month, in a `dry_run` none; gives how many bytes of the disk they took.
+pub(crate) fn sweep(store: &Store, dry_run: bool) -> Result<u64> {
+    let mut freed_bytes = 0;
+    for path in crate::store::list(&store.path(DIRECTORY))? {
+        if unasked(&path).is_some_and(|age| age > MAX_UNASKED) {
+            freed_bytes += path.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            if !dry_run {
+                durable::remove(&path)?;
+            }
+        }
+    }
+    Ok(freed_bytes)
+}
+
+/// For how long nobody has asked for the answer at `path`; none where there is no such file.
+fn unasked(path: &Path) -> Option<Duration> {
+    let asked = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
+    Some(SystemTime::now().duration_since(asked).unwrap_or_default())
+}
+
 /// All answers with the digests of their questions, in that order.
 ///
 /// # Errors
 /// When the directory cannot be listed.
 pub fn list(store: &Store) -> Result<Vec<(Digest, Answer)>> {
-    let paths = crate::store::list(&store.path("cache/locks"))?;
+    let paths = crate::store::list(&store.path(DIRECTORY))?;
     let answer = |path: PathBuf| {
         let question = question_of(&path)?;
         let answer = read(&path, &question).ok().filter(Answer::is_current)?;
@@ -110,7 +149,7 @@ pub fn place(store: &Store, question: &Digest) -> PathBuf {
 }
 
 fn name(question: &Digest) -> String {
-    format!("cache/locks/{question}.json.zst")
+    format!("{DIRECTORY}/{question}.json.zst")
 }
 
 fn question_of(path: &Path) -> Option<Digest> {
@@ -149,5 +188,33 @@ mod tests {
         std::fs::remove_file(place(&store, &question)).unwrap();
         std::fs::write(place(&store, &question), "{").unwrap();
         assert_eq!(list(&store).unwrap(), []);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_swept() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let questions = [b"asked", b"stale", b"young"].map(|text| Digest::of(text));
+        let answer = Answer::new(Digest::of(b"environment"), None, None);
+        for question in &questions {
+            answer.keep(&store, question).unwrap();
+        }
+        let day = Duration::from_secs(24 * 3600);
+        let set_age = |question: &Digest, age: Duration| {
+            let file = std::fs::File::options().write(true).open(place(&store, question));
+            file.unwrap().set_modified(SystemTime::now() - age).unwrap();
+        };
+        for question in &questions[..2] {
+            set_age(question, 31 * day);
+        }
+        set_age(&questions[2], 29 * day);
+        // To ask is to keep.
+        assert!(find(&store, &questions[0]).is_some());
+        assert!(sweep(&store, true).unwrap() > 0);
+        assert_eq!(list(&store).unwrap().len(), 3);
+        assert!(sweep(&store, false).unwrap() > 0);
+        let left = questions.map(|question| find(&store, &question).is_some());
+        assert_eq!(left, [true, false, true]);
+        assert_eq!(sweep(&store, false).unwrap(), 0);
     }
 }

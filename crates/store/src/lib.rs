@@ -77,6 +77,7 @@ pub mod view;
 pub mod warm;
 mod wire;
 pub mod workspace;
+pub mod writable;
 
 pub use digest::Digest;
 pub use durable::{remove_tree, write_new};

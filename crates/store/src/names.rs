@@ -3,6 +3,7 @@
 //! A name is one small file in `refs/` with all its history, replaced as a whole: a reader sees a change or does not, and
 //! two that change a name at the same time do so one after the other. Who may write to `refs/` may change names.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,15 @@ pub struct Named {
     pub current: Change,
     /// All earlier changes that are remembered, the latest first.
     pub earlier: Vec<Change>,
+}
+
+/// A name among those of several stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The name.
+    pub named: Named,
+    /// Whether it is one of the store below.
+    pub is_lower: bool,
 }
 
 /// Who changes a name, and why.
@@ -205,10 +215,16 @@ impl Names {
     ///
     /// # Errors
     /// When its file cannot be read or is damaged.
-    pub fn find(store: &Store, name: &Name) -> Result<Option<Named>, Error> {
+    pub fn find(store: &Store, name: &Name) -> Result<Option<Found>, Error> {
         match (Self::of(store).get(name)?, store.lower()) {
-            (None, Some(lower)) => Self::find(lower, name),
-            (named, _) => Ok(named),
+            (None, Some(lower)) => {
+                let below = Self::find(lower, name)?;
+                Ok(below.map(|found| Found {
+                    is_lower: true,
+                    ..found
+                }))
+            }
+            (named, _) => Ok(named.map(|named| Found { named, is_lower: false })),
         }
     }
 
@@ -223,6 +239,33 @@ impl Names {
             .filter(|key| key.contains(':'))
             .filter_map(|key| key.parse().ok());
         Ok(names.filter_map(|name| self.get(&name).transpose()).collect())
+    }
+
+    /// All names of `store` and of the one below it, sorted, as [`Names::find`] finds each; with an error for each file that is
+    /// damaged.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn list_all(store: &Store) -> Result<Vec<Result<Found, Error>>, Error> {
+        let below = store.lower().map(Self::list_all).transpose()?.unwrap_or_default();
+        let below = below.into_iter().map(|found| {
+            found.map(|found| Found {
+                is_lower: true,
+                ..found
+            })
+        });
+        let own = Self::of(store).list()?.into_iter();
+        let own = own.map(|named| named.map(|named| Found { named, is_lower: false }));
+        let mut all: BTreeMap<Name, Found> = BTreeMap::new();
+        let mut damaged = Vec::new();
+        for found in below.chain(own) {
+            match found {
+                // A user's own comes later, and hides the other.
+                Ok(found) => drop(all.insert(found.named.name.clone(), found)),
+                Err(error) => damaged.push(Err(error)),
+            }
+        }
+        Ok(all.into_values().map(Ok).chain(damaged).collect())
     }
 
     /// Lets `name` stand for the environment `signature`. What it stands for already is no change, and recorded as none.

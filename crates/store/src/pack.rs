@@ -46,11 +46,9 @@ pub struct PackEntry {
     pub size_bytes: u32,
 }
 
-impl PackEntry {
-    /// What it takes in a pack: its bytes, what they are padded with, and its place in the index.
-    pub(crate) fn packed_bytes(&self) -> u64 {
-        u64::from(self.size_bytes).next_multiple_of(ALIGNMENT_BYTES) + ENTRY_BYTES as u64
-    }
+/// What an object of so many bytes takes in a pack: its bytes, what they are padded with, and its place in the index.
+pub(crate) fn packed_bytes(size_bytes: u64) -> u64 {
+    size_bytes.next_multiple_of(ALIGNMENT_BYTES) + ENTRY_BYTES as u64
 }
 
 /// A pack that is being written.

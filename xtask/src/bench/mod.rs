@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// Few rounds, for a look.
     #[arg(long)]
     quick: bool,
-    /// Only these groups of figures: create, run, many, memory, fresh, cold, warm, files, parallel; or the key of a figure; or `pypi`:
+    /// Only these groups of figures: create, run, reuse, many, memory, fresh, cold, warm, files, parallel; or the key of a figure; or `pypi`:
     /// packages from PyPI beside uv, in a document of its own.
     #[arg(long, value_name = "MEASURE", value_delimiter = ',')]
     only: Vec<String>,
@@ -56,12 +56,14 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
-/// The uv that is measured, for who wants to compare something else with it.
+/// The installers from PyPI that are measured, for who wants to compare something else with them: uv, and a Python with
+/// py-rattler.
 ///
 /// # Errors
-/// When it is not there and cannot be installed from PyPI.
-pub(crate) fn uv() -> Result<PathBuf> {
-    Ok(tools::ensure_pypi(&sh::target_dir().join("bench"))?.join("uv"))
+/// When they are not there and cannot be installed from PyPI.
+pub(crate) fn installers() -> Result<[PathBuf; 2]> {
+    let programs = tools::ensure_pypi(&sh::target_dir().join("bench"))?;
+    Ok(["uv", "python"].map(|program| programs.join(program)))
 }
 
 /// The command.
@@ -205,6 +207,9 @@ fn try_out(world: &World, contender: &dyn Contender, entry: &mut Entry) -> Resul
     }
     if let Some(run) = contender.run_true(world) {
         entry.commands.push(("run", shown(&[run])));
+    }
+    if let Some(run) = contender.run_again(world, &at) {
+        entry.commands.push(("run again", shown(&[run])));
     }
     if contender.is_cheap() && contender.has_files() && contender.has_recorded_files() {
         let offered = offered::Offered::new(world, contender, &world.real, &at, offered::How::Made)?;

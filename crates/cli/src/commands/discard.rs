@@ -26,5 +26,6 @@ pub(crate) fn execute(context: &Context, args: &DiscardArgs) -> Result<ExitCode,
         unmount::unmount(&store, &found.record.mount_point, false)?;
     }
     found.state.discard()?;
+    envfs_store::writable::forget(&store, found.state.root())?;
     Ok(ExitCode::SUCCESS)
 }

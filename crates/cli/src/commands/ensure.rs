@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
 use crate::recipe::{Kept, Opened, Recipe};
-use crate::units;
+use crate::{resolve, units};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -33,6 +33,9 @@ pub(crate) struct EnsureArgs {
     /// Lay out now what the first `envfs run` would have to, as copies in the store's cache
     #[arg(long)]
     prepare: bool,
+    /// Keep it from being collected until the standard input ends: for commands that ask for an environment and then use it
+    #[arg(long, hide = true)]
+    hold: bool,
 }
 
 pub(crate) fn execute(context: &Context, args: &EnsureArgs) -> Result<ExitCode, CliError> {
@@ -53,7 +56,14 @@ pub(crate) fn execute(context: &Context, args: &EnsureArgs) -> Result<ExitCode, 
             "warning: a solution that is {age} old is used, because the channels cannot be asked: {reason}"
         ));
     }
+    if args.hold {
+        // What was named by its signature may be gone: whoever asked sees that, and asks again.
+        drop(resolve::claimed(context, &built.environment.signature)?);
+    }
     build::report(context, &built, started.elapsed().as_secs_f64(), Some(&origin))?;
+    if args.hold {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -56,12 +56,12 @@ pub(crate) fn execute(context: &Context, args: &GcArgs) -> Result<ExitCode, CliE
     if context.json {
         context.print_json(&collected)?;
     } else {
-        print(context, &collected, args.dry_run)?;
+        print(context, &collected, args)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(context: &Context, collected: &Collected, dry_run: bool) -> Result<(), CliError> {
+fn print(context: &Context, collected: &Collected, args: &GcArgs) -> Result<(), CliError> {
     for signature in &collected.environments {
         output::line(&signature.to_string())?;
     }
@@ -78,13 +78,20 @@ fn print(context: &Context, collected: &Collected, dry_run: bool) -> Result<(), 
     .filter(|(count, _)| *count > 0)
     .map(|(count, noun)| output::count(count, noun))
     .collect();
-    let verb = if dry_run { "would free" } else { "freed" };
+    let verb = if args.dry_run { "would free" } else { "freed" };
     let of = if counts.is_empty() {
         String::new()
     } else {
         format!(": {}", counts.join(", "))
     };
     context.note(&format!("{verb} {}{of}", output::bytes(collected.freed_bytes)));
+    if args.max_size.is_some_and(|max_bytes| collected.left_bytes > max_bytes) {
+        context.note(&format!(
+            "what is left takes {}: it is kept, or was used within {}; `envfs du` and `envfs why` tell more",
+            output::bytes(collected.left_bytes),
+            output::span(args.grace.as_secs())
+        ));
+    }
     if collected.waiting_bytes > 0 {
         context.note(&format!(
             "{} of the trash wait for builds that go on: the next `envfs gc` removes them",

@@ -3,11 +3,15 @@
 //! A kernel starts through `envfs run`, by the name of its environment where it has one: when the name moves on, kernels that run
 //! keep what they have, and the next one sees the new environment.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use envfs_store::environment::{self, Environment};
+use envfs_store::names::Names;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -25,9 +29,11 @@ const SYSTEM: [&str; 2] = ["/usr/local/share/jupyter", "/usr/share/jupyter"];
     envfs kernel install science:current            survives `envfs promote` and `envfs rollback`\n  \
     envfs kernel install 3fb1c2d4 --name exact --display-name 'As of May'\n  \
     envfs kernel install science --sys-prefix       for the Jupyter of the active environment\n  \
+    envfs kernel install science --prefix /usr/local    for everybody, by the administrator\n  \
     envfs kernel ls\n  \
     envfs kernel rm science-current\n\n\
-    The environment must hold ipykernel.")]
+    The environment must hold ipykernel. A kernel for everybody works in the store of whoever starts it, over the store\n\
+    that holds the environment, which all must be able to read.")]
 pub(crate) struct KernelArgs {
     #[command(subcommand)]
     command: KernelCommand,
@@ -87,6 +93,11 @@ struct Kernel {
 }
 
 impl Place {
+    /// Whether only this user looks there.
+    fn is_of_user(&self) -> bool {
+        self.prefix.is_none() && !self.sys_prefix
+    }
+
     /// The directory of Jupyter's data.
     fn directory(&self) -> Result<PathBuf, CliError> {
         if let Some(prefix) = &self.prefix {
@@ -164,13 +175,23 @@ fn install(
                 .help("choose another name with `--name`"),
         );
     }
-    let program = std::env::current_exe()?;
-    let store = std::path::absolute(context.store_path()?)?;
+    let mut argv = vec![std::env::current_exe()?.into_os_string()];
+    argv.extend(stores(context, &handle, &found, place)?);
+    let command = [
+        "--quiet",
+        "run",
+        &followed,
+        "--",
+        "python",
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+    ];
+    argv.extend(command.map(OsString::from));
+    let argv: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let specification = json!({
-        "argv": [
-            program, "--store", store, "--quiet", "run", followed, "--",
-            "python", "-m", "ipykernel_launcher", "-f", "{connection_file}",
-        ],
+        "argv": argv,
         "display_name": display_name.unwrap_or(environment),
         "language": "python",
         "metadata": { "debugger": true, "envfs": { "environment": followed } },
@@ -185,9 +206,50 @@ fn install(
     output::line(&directory.display().to_string())
 }
 
+/// The options by which a kernel finds its environment. One that only this user starts works in this user's store. One that all start
+/// works in the store of whoever starts it, over the one that holds the environment.
+fn stores(
+    context: &Context,
+    handle: &Handle,
+    environment: &Environment,
+    place: &Place,
+) -> Result<Vec<OsString>, CliError> {
+    let store = context.store()?;
+    let is_below = match handle {
+        Handle::Name(name, _) => Names::find(&store, name)?.is_some_and(|found| found.is_lower),
+        Handle::Signature(_) => match store.lower() {
+            Some(lower) => environment::get(lower, &environment.signature)?.is_some(),
+            None => false,
+        },
+    };
+    let holder = store.lower().filter(|_| is_below).unwrap_or(&store);
+    let is_alone = holder.lower().is_none();
+    let is_administrator = nix::unistd::geteuid().is_root() || context.settings()?.system_store.is_some();
+    if !place.is_of_user() && is_administrator && is_alone && is_open_to_all(holder.root()) {
+        return Ok(vec!["--system-store".into(), holder.root().into()]);
+    }
+    if !place.is_of_user() {
+        context.note(&format!(
+            "note: only who may write to {} can start it",
+            store.root().display()
+        ));
+    }
+    let lower = store
+        .lower()
+        .map(|lower| ["--system-store".into(), lower.root().into()]);
+    let own = [OsString::from("--store"), store.root().into()];
+    Ok(own.into_iter().chain(lower.into_iter().flatten()).collect())
+}
+
+/// Whether everybody may come to the directory `path`, and list it.
+fn is_open_to_all(path: &Path) -> bool {
+    let allows = |path: &Path, bits: u32| path.metadata().is_ok_and(|found| found.mode() & bits == bits);
+    allows(path, 0o005) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
+}
+
 fn list(context: &Context, place: &Place) -> Result<(), CliError> {
     let mut directories = vec![place.directory()?];
-    if place.prefix.is_none() && !place.sys_prefix {
+    if place.is_of_user() {
         directories.extend(SYSTEM.map(PathBuf::from));
     }
     let mut found = Vec::new();

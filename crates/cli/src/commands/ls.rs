@@ -93,12 +93,12 @@ fn row(environment: &Environment, packages: usize, names: Vec<String>, metadata:
 /// The names of each environment that has one.
 fn names(context: &Context, store: &Store) -> Result<BTreeMap<Digest, Vec<String>>, CliError> {
     let mut names: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
-    for named in Names::of(store).list()? {
-        match named {
-            Ok(named) => names
-                .entry(named.current.signature)
+    for found in Names::list_all(store)? {
+        match found {
+            Ok(found) => names
+                .entry(found.named.current.signature)
                 .or_default()
-                .push(named.name.to_string()),
+                .push(found.named.name.to_string()),
             Err(error) => context.note(&format!("warning: {error}")),
         }
     }

@@ -20,6 +20,7 @@ use crate::{metadata, output, writable};
 #[command(after_help = "Examples:\n  \
     envfs mount 3fb1c2d4 /envs/x                there when the command returns\n  \
     envfs mount environment.yml ./env           builds it first, if it is not built\n  \
+    envfs mount pixi.lock /envs/ml --environment ml   a variant of a project\n  \
     envfs mount 3fb1c2d4 /envs/x --with httpx   with packages on top that enter no lock\n  \
     envfs mount 3fb1c2d4 /envs/x --foreground   until ^C, for service managers and containers\n  \
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use envfs_store::links::Links;
+use envfs_store::Store;
+use envfs_store::links::{Link, Links};
 use envfs_store::name::Name;
-use envfs_store::names::{Change, Named, Names};
+use envfs_store::names::{Change, Found, NameError, Named, Names};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -92,6 +93,8 @@ struct LinkRow {
 #[derive(Serialize)]
 struct Row {
     name: Name,
+    /// Whether it is a name of the system's store.
+    system: bool,
     #[serde(flatten)]
     current: Change,
 }
@@ -109,15 +112,24 @@ pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, Cl
             })?;
         }
         NameCommand::Ls { prefix } => list(context, prefix.as_deref().unwrap_or_default())?,
-        NameCommand::Show { name } => show(context, Names::of(&context.store()?).load(name)?)?,
-        NameCommand::History { name } => history(context, &Names::of(&context.store()?).load(name)?)?,
+        NameCommand::Show { name } => show(context, name)?,
+        NameCommand::History { name } => history(context, &find(&context.store()?, name)?.named)?,
         NameCommand::Link { name, path } => {
-            let path = stable::add(context, name, path)?;
-            context.note(&format!("{} follows {name}", path.display()));
+            let link = stable::add(context, name, path)?;
+            if context.json {
+                context.print_json(&LinkRow::from(link))?;
+            } else {
+                context.note(&format!("{} follows {name}", link.path.display()));
+            }
         }
         NameCommand::Unlink { path } => stable::remove(context, path)?,
         NameCommand::Links => links(context)?,
-        NameCommand::Mount => drop(stable::follow(context, None)?),
+        NameCommand::Mount => {
+            let links = stable::follow(context, None)?;
+            if context.json {
+                context.print_json(&links.into_iter().map(LinkRow::from).collect::<Vec<_>>())?;
+            }
+        }
         NameCommand::Rm { name, expected } => {
             let store = context.store()?;
             let expected = expected.expected(&store)?;
@@ -129,10 +141,11 @@ pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, Cl
 }
 
 fn list(context: &Context, prefix: &str) -> Result<(), CliError> {
+    let store = context.store()?;
     let mut rows = Vec::new();
-    for named in Names::of(&context.store()?).list()? {
-        match named {
-            Ok(named) if named.name.to_string().starts_with(prefix) => rows.push(Row::from(named)),
+    for found in Names::list_all(&store)? {
+        match found {
+            Ok(found) if found.named.name.to_string().starts_with(prefix) => rows.push(Row::from(found)),
             Ok(_) => {}
             // One damaged file must not hide the others.
             Err(error) => context.note(&format!("warning: {error}")),
@@ -141,10 +154,22 @@ fn list(context: &Context, prefix: &str) -> Result<(), CliError> {
     if context.json {
         return context.print_json(&rows);
     }
+    // Where there is one store, nobody needs to be told which.
+    let store_cell = |row: &Row| {
+        let word = if row.system { "system" } else { "own" };
+        store.lower().map(|_| word.to_owned())
+    };
     let cells: Vec<_> = rows
-        .into_iter()
-        .map(|row| [vec![row.name.to_string()], cells(&row.current)].concat())
+        .iter()
+        .map(|row| {
+            let first = std::iter::once(row.name.to_string()).chain(store_cell(row));
+            first.chain(cells(&row.current)).collect()
+        })
         .collect();
+    if store.lower().is_some() {
+        let headings = ["NAME", "STORE", "SIGNATURE", "NUMBER", "AGE", "BY", "MESSAGE"];
+        return output::table(&headings, &[3, 4], &cells);
+    }
     output::table(
         &["NAME", "SIGNATURE", "NUMBER", "AGE", "BY", "MESSAGE"],
         &[2, 3],
@@ -152,11 +177,17 @@ fn list(context: &Context, prefix: &str) -> Result<(), CliError> {
     )
 }
 
-fn show(context: &Context, named: Named) -> Result<(), CliError> {
+/// The name here, or that of the system's store.
+fn find(store: &Store, name: &Name) -> Result<Found, NameError> {
+    Names::find(store, name)?.ok_or_else(|| NameError::Unknown(name.clone()))
+}
+
+fn show(context: &Context, name: &Name) -> Result<(), CliError> {
+    let found = find(&context.store()?, name)?;
     if context.json {
-        return context.print_json(&Row::from(named));
+        return context.print_json(&Row::from(found));
     }
-    output::line(&named.current.signature.to_string())
+    output::line(&found.named.current.signature.to_string())
 }
 
 fn history(context: &Context, named: &Named) -> Result<(), CliError> {
@@ -169,14 +200,7 @@ fn history(context: &Context, named: &Named) -> Result<(), CliError> {
 
 fn links(context: &Context) -> Result<(), CliError> {
     let links = Links::of(&context.store()?).on(&stable::machine()?)?;
-    let rows: Vec<_> = links
-        .into_iter()
-        .map(|link| LinkRow {
-            shown: stable::shown(&link),
-            name: link.name,
-            path: link.path,
-        })
-        .collect();
+    let rows: Vec<_> = links.into_iter().map(LinkRow::from).collect();
     if context.json {
         return context.print_json(&rows);
     }
@@ -193,11 +217,22 @@ fn links(context: &Context) -> Result<(), CliError> {
     output::table(&["NAME", "SHOWS", "PATH"], &[], &cells)
 }
 
-impl From<Named> for Row {
-    fn from(named: Named) -> Self {
+impl From<Link> for LinkRow {
+    fn from(link: Link) -> Self {
         Self {
-            name: named.name,
-            current: named.current,
+            shown: stable::shown(&link),
+            name: link.name,
+            path: link.path,
+        }
+    }
+}
+
+impl From<Found> for Row {
+    fn from(found: Found) -> Self {
+        Self {
+            name: found.named.name,
+            system: found.is_lower,
+            current: found.named.current,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use envfs_store::Digest;
 use envfs_store::roots::{Owner, Roots};
+use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -43,6 +44,20 @@ enum OwnerCommand {
     Ls,
 }
 
+/// What an owner needs from now on.
+#[derive(Serialize)]
+struct Added<'a> {
+    owner: &'a Owner,
+    environments: &'a [Digest],
+}
+
+/// How many environments an owner no longer needs.
+#[derive(Serialize)]
+struct Dropped<'a> {
+    owner: &'a Owner,
+    dropped: usize,
+}
+
 pub(crate) fn execute(context: &Context, args: &OwnerArgs) -> Result<ExitCode, CliError> {
     let roots = Roots::of(&context.store()?);
     match &args.command {
@@ -52,8 +67,15 @@ pub(crate) fn execute(context: &Context, args: &OwnerArgs) -> Result<ExitCode, C
                 .map(|text| Ok(resolve::environment(context, text)?.signature))
                 .collect::<Result<Vec<_>, CliError>>()?;
             roots.add(owner, &signatures, output::now_unix_s())?;
-            for signature in signatures {
-                output::line(&signature.to_string())?;
+            if context.json {
+                context.print_json(&Added {
+                    owner,
+                    environments: &signatures,
+                })?;
+            } else {
+                for signature in signatures {
+                    output::line(&signature.to_string())?;
+                }
             }
         }
         OwnerCommand::Rm { owner, environments } => {
@@ -66,10 +88,12 @@ pub(crate) fn execute(context: &Context, args: &OwnerArgs) -> Result<ExitCode, C
                 .collect::<Result<Vec<_>, CliError>>()?;
             // An orchestrator that was killed may say it again: what is not needed already is no error.
             let dropped = roots.drop_needs(owner, Some(&*signatures).filter(|some| !some.is_empty()))?;
-            context.note(&format!(
-                "{owner} no longer needs {}",
-                output::count(dropped as u64, "environment")
-            ));
+            if context.json {
+                context.print_json(&Dropped { owner, dropped })?;
+            } else {
+                let count = output::count(dropped as u64, "environment");
+                context.note(&format!("{owner} no longer needs {count}"));
+            }
         }
         OwnerCommand::Ls => list(context, &roots)?,
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use envfs_store::Digest;
 use envfs_store::roots::{Pin, Roots};
 use serde::Serialize;
 
@@ -59,6 +60,23 @@ struct Row {
     pin: Pin,
 }
 
+/// How many pins of an environment are gone.
+#[derive(Serialize)]
+struct Removed {
+    signature: Digest,
+    removed: usize,
+}
+
+impl Row {
+    fn of(signature: &Digest, pin: Pin, now_unix_s: u64) -> Self {
+        Self {
+            signature: signature.to_string(),
+            expired: !pin.holds(now_unix_s),
+            pin,
+        }
+    }
+}
+
 pub(crate) fn execute(context: &Context, args: &PinArgs) -> Result<ExitCode, CliError> {
     let roots = Roots::of(&context.store()?);
     match &args.command {
@@ -79,16 +97,24 @@ pub(crate) fn execute(context: &Context, args: &PinArgs) -> Result<ExitCode, Cli
                 return Err(CliError::usage("a pin that ends before it begins keeps nothing"));
             }
             let signature = resolve::environment(context, environment)?.signature;
-            roots.pin(&signature, pin)?;
-            output::line(&signature.to_string())?;
+            roots.pin(&signature, pin.clone())?;
+            if context.json {
+                context.print_json(&Row::of(&signature, pin, now))?;
+            } else {
+                output::line(&signature.to_string())?;
+            }
         }
         PinCommand::Ls => list(context, &roots)?,
         PinCommand::Rm { environment, reason } => {
             let signature = resolve::environment(context, environment)?.signature;
             let is_meant = |pin: &Pin| reason.is_none() || pin.reason == *reason;
-            if roots.unpin(&signature, is_meant)? == 0 {
+            let removed = roots.unpin(&signature, is_meant)?;
+            if removed == 0 {
                 let digits = &signature.to_string()[..16];
                 return Err(CliError::new(format!("no such pin keeps {digits}")).help("`envfs pin ls` lists pins"));
+            }
+            if context.json {
+                context.print_json(&Removed { signature, removed })?;
             }
         }
     }
@@ -99,13 +125,7 @@ fn list(context: &Context, roots: &Roots) -> Result<(), CliError> {
     let now = output::now_unix_s();
     let pins = roots.pins()?.into_iter();
     let rows: Vec<_> = pins
-        .flat_map(|(signature, pins)| {
-            pins.into_iter().map(move |pin| Row {
-                signature: signature.to_string(),
-                expired: !pin.holds(now),
-                pin,
-            })
-        })
+        .flat_map(|(signature, pins)| pins.into_iter().map(move |pin| Row::of(&signature, pin, now)))
         .collect();
     if context.json {
         return context.print_json(&rows);

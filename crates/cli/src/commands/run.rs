@@ -18,12 +18,11 @@ use envfs_fuse::writable::State;
 use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::lease::LeaseKind;
-use envfs_store::warm::Until;
 use envfs_store::workspace::Workspace;
 
 use crate::activate;
 use crate::commands::mount::BackendArgs;
-use crate::commands::warm::start_tending;
+use crate::commands::warm::leave_mounted_by_child;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::serving::service;
@@ -40,6 +39,7 @@ const NOT_EXECUTABLE: u8 = 126;
 #[command(after_help = "Examples:\n  \
     envfs run 3fb1c2d4 -- python train.py\n  \
     envfs run environment.yml -- python -c 'import numpy'    builds it first, if it is not built\n  \
+    envfs run . --environment ml -- python train.py          a variant of the project that is locked here\n  \
     envfs run 3fb1c2d4 --with 'httpx>=0.27' -- python        with a package on top, this time only\n  \
     envfs run 3fb1c2d4 --idle -- python -c pass               the next run finds it mounted\n  \
     envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n  \
@@ -163,20 +163,13 @@ impl Runner<'_> {
         Ok(Some(found.become_command(&service, &command)))
     }
 
-    /// Mounts the environment so that it stays for a while. Where that does not work here, nothing is found.
+    /// Has the environment mounted so that it stays for a while. Where that does not work here, nothing is found.
     fn leave_mounted(&self, context: &Context, idle: Duration) -> Result<Option<Found>, CliError> {
-        let prefix = envfs_fuse::private_prefix(self.store, &self.environment.signature);
-        let service = service(self.store, self.environment, &prefix, LeaseKind::Mount)?;
-        match warm::keep(&service, Until::Idle { idle_s: idle.as_secs() }) {
-            Ok((found, _)) => {
-                start_tending(context, &[])?;
-                Ok(Some(found))
-            }
-            Err(error) => {
-                tracing::info!("it cannot be left mounted: {error}");
-                Ok(None)
-            }
+        let signature = &self.environment.signature;
+        if let Err(reason) = leave_mounted_by_child(context, idle)?(signature) {
+            tracing::info!("it cannot be left mounted: {reason}");
         }
+        Ok(warm::find(self.store, signature))
     }
 
     /// Runs the command where only it sees the environment; where that is not allowed, in a directory that others

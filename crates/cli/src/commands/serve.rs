@@ -1,13 +1,14 @@
 //! `envfs serve`: every environment below one directory, mounted when somebody comes.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use envfs_fuse::mount;
-use envfs_fuse::serve::{self, Bring};
+use envfs_fuse::serve;
 use serde::Serialize;
 
+use crate::commands::warm::leave_mounted_by_child;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::{output, units};
@@ -43,39 +44,20 @@ struct Served {
 pub(crate) fn execute(context: &Context, args: &ServeArgs) -> Result<ExitCode, CliError> {
     let mount_point = mount::check_mount_point(&args.path)?;
     let store = context.store()?;
-    let bring = bring(context, args.idle)?;
+    let bring = leave_mounted_by_child(context, args.idle)?;
     let served = Served {
         mount_point: mount_point.clone(),
     };
     if args.foreground {
         let mut told = Ok(());
-        serve::in_foreground(&store, &mount_point, bring, || told = tell(context, &served))?;
+        serve::in_foreground(&store, &mount_point, &bring, || told = tell(context, &served))?;
         told?;
     } else {
         let log = output::open_log(args.log.as_deref())?;
-        serve::in_background(&store, &mount_point, log.as_ref(), bring)?;
+        serve::in_background(&store, &mount_point, log.as_ref(), &bring)?;
         tell(context, &served)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Mounts by a process of its own, because one with threads cannot fork.
-fn bring(context: &Context, idle: Duration) -> Result<Bring, CliError> {
-    let program = context.this_program()?;
-    let words: Vec<_> = program.get_args().map(ToOwned::to_owned).collect();
-    let program = program.get_program().to_owned();
-    let idle = format!("--idle={}s", idle.as_secs());
-    Ok(Box::new(move |signature| {
-        let mut command = Command::new(&program);
-        command.args(&words).args(["--quiet", "warm", &idle]);
-        command.arg(signature.to_string()).current_dir("/").stdin(Stdio::null());
-        let output = command.output().map_err(|error| error.to_string())?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        }
-    }))
 }
 
 fn tell(context: &Context, served: &Served) -> Result<(), CliError> {

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use envfs_fuse::serve::Bring;
 use envfs_fuse::warm::{self as mounts, Primed, WarmError};
 use envfs_store::environment::{self, Environment};
 use envfs_store::lease::LeaseKind;
@@ -54,7 +56,7 @@ pub(crate) struct WarmArgs {
     /// Look after what is mounted until nothing is left: started by `envfs run --idle`
     #[arg(long, hide = true)]
     tend: bool,
-    /// Only mount, until nobody has used it for so long: started by `envfs serve`
+    /// Only mount, until nobody has used it for so long: started by `envfs serve` and `envfs run --idle`
     #[arg(long, hide = true, value_name = "SPAN", value_parser = units::span, requires = "environments")]
     idle: Option<Duration>,
 }
@@ -127,7 +129,7 @@ pub(crate) fn execute(context: &Context, args: &WarmArgs) -> Result<ExitCode, Cl
 }
 
 /// Starts a process that looks after mounts, unless one does already. It outlives this one.
-pub(crate) fn start_tending(context: &Context, arguments: &[&str]) -> Result<ExitCode, CliError> {
+fn start_tending(context: &Context, arguments: &[&str]) -> Result<ExitCode, CliError> {
     let store = context.store()?;
     let uid = nix::unistd::getuid().as_raw();
     let is_queue = arguments.contains(&"--queue");
@@ -179,11 +181,32 @@ fn leave_mounted(context: &Context, store: &Store, named: &[String], idle: Durat
     start_tending(context, &[])
 }
 
+/// Mounts an environment until nobody has used it for so long, by a process of its own: whoever becomes a command must have no children
+/// that it does not know of, and who has threads cannot fork.
+pub(crate) fn leave_mounted_by_child(context: &Context, idle: Duration) -> Result<Bring, CliError> {
+    let program = context.this_program()?;
+    let words: Vec<_> = program.get_args().map(ToOwned::to_owned).collect();
+    let program = program.get_program().to_owned();
+    let idle = format!("--idle={}s", idle.as_secs());
+    Ok(Arc::new(move |signature: &Digest| {
+        let mut command = Command::new(&program);
+        command.args(&words).args(["--quiet", "warm", &idle]);
+        command.arg(signature.to_string()).current_dir("/").stdin(Stdio::null());
+        let output = command.output().map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }))
+}
+
 /// Looks after mounts: those of the queue come and go with what was used last, idle ones go. Without a queue it ends with the
 /// last mount.
 fn tend(context: &Context, store: &Store, queue: Option<usize>, memory_mib: u64) -> Result<ExitCode, CliError> {
-    // The terminal that started this may be closed.
+    // The terminal that started this may be closed, and whoever waits for a pipe or a lock of theirs must not wait for this.
     let _ = nix::unistd::setsid();
+    envfs_fuse::close_inherited_descriptors()?;
     let uid = nix::unistd::getuid().as_raw();
     let Some(_tender) = wait_for_turn(store, uid, queue.is_some())? else {
         return Ok(ExitCode::SUCCESS);

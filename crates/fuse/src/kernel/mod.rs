@@ -169,10 +169,8 @@ pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot);
     }
-    let prepared = prepare_names(service)?;
+    let (prepared, names) = mount_names(service)?;
     behind::read_through(service);
-    let unreadable = prepared.has_lost.then_some(erofs::UNREADABLE);
-    let names = detached::image(&prepared.image, unreadable.as_slice())?;
     let directories = prepared.cache.content_directories();
     let mut layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
     let patched = patched_layer(service, &prepared)?;
@@ -188,6 +186,25 @@ pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
         cache: prepared.cache,
     })
 }
+
+/// The image of the names, mounted. A collection may put images aside at any moment, also between the making and the mounting.
+fn mount_names(service: &Service) -> Result<(Prepared, OwnedFd), KernelError> {
+    let mut tries = 0;
+    loop {
+        let prepared = prepare_names(service)?;
+        let unreadable = prepared.has_lost.then_some(erofs::UNREADABLE);
+        match detached::image(&prepared.image, unreadable.as_slice()) {
+            Err(error) if tries < MAX_TRIES && !prepared.image.exists() => {
+                tracing::debug!("the image was collected: {}", with_causes(&error));
+                tries += 1;
+            }
+            names => return Ok((prepared, names?)),
+        }
+    }
+}
+
+/// How often an image is made again that was collected before it could be mounted.
+const MAX_TRIES: u32 = 20;
 
 /// Where the files are as they look at one prefix.
 enum Patched {

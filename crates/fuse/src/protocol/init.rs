@@ -26,7 +26,7 @@ const WANTED: u64 = wire::FUSE_ASYNC_READ
 
 /// What is used where things change: nothing that lets the kernel keep what it was told.
 pub(crate) const WANTED_WHERE_THINGS_CHANGE: u64 =
-    wire::FUSE_PARALLEL_DIROPS | wire::FUSE_MAX_PAGES | wire::FUSE_INIT_EXT;
+    wire::FUSE_PARALLEL_DIROPS | wire::FUSE_MAX_PAGES | wire::FUSE_INIT_EXT | wire::FUSE_HAS_RESEND;
 
 /// What is used where everything stays as it is, with or without files that the kernel reads itself.
 pub(crate) fn wanted(passthrough: bool) -> u64 {

@@ -129,6 +129,28 @@ fn what_is_damaged_is_told_and_brought_when_it_is_whole_again() {
 }
 
 #[test]
+fn a_directory_that_was_filled_for_one_tree_is_completed_for_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let workspace = Workspace::create(&store).unwrap();
+    let all = view_of(&store, &workspace, &[b"one", b"two", b"three"]);
+    let some = view_of(&store, &workspace, &[b"two"]);
+    // Written anew by a collection: both trees know it by its old name.
+    let pack = crate::store::list(&store.path("packs")).unwrap().pop().unwrap();
+    fs::rename(&pack, store.pack_path(&Digest::of(b"another"))).unwrap();
+    for (name, view, expected) in [(b"some", &some, 1), (b"alls", &all, 2), (b"more", &some, 0)] {
+        // As another process, which has no pack open.
+        let store = Store::open(directory.path()).unwrap();
+        let cache = Cache::open(&store, &boot("boot")).unwrap();
+        let laid = cache.lay_out(&workspace, &Digest::of(name), view.tree()).unwrap();
+        assert_eq!((laid.filled.written, laid.filled.lost.len()), (expected, 0));
+        for child in view.tree().children(view.tree().root().unwrap(), 0).unwrap() {
+            assert!(cache.present_content(view, child.unwrap()).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
 fn what_another_boot_left_is_not_trusted() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();

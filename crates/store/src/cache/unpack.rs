@@ -2,7 +2,8 @@
 //!
 //! A pack holds the small files of one archive in their order, and so does its directory: files that are used together
 //! get inodes and blocks that are neighbours, so that a cold start reads them in few pieces. The directory appears
-//! all at once, so that whether it is there says whether all of it is.
+//! all at once, so that whether it is there says whether all of it is; one that says that it is incomplete is looked through for
+//! each tree, because each needs other files of it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::digest::Digest;
-use crate::durable::{self, Draft, DraftDirectory};
+use crate::durable::{Draft, DraftDirectory};
 use crate::error::{Error, IoContext, Result};
 use crate::pack::{self, PackEntry};
 use crate::store::{Location, ObjectBytes, Store};
@@ -18,7 +19,7 @@ use crate::store::{Location, ObjectBytes, Store};
 /// How many digits of a pack's id name its directory.
 const DIRECTORY_DIGITS: usize = 16;
 
-/// What a directory holds besides, if some of its files are missing.
+/// What a directory holds besides, if it was made without some files of its pack.
 const INCOMPLETE: &str = "incomplete";
 
 /// How much of a pack is read at once.
@@ -73,8 +74,10 @@ pub(super) fn unpack(
         let draft = DraftDirectory::create(workspace)?;
         // A pack that was rewritten or damaged since is no loss yet.
         let entries = pack::read_index(&store.pack_path(pack)).unwrap_or_default();
+        let all: Wanted = entries.iter().map(|entry| (place_of(entry), entry.digest)).collect();
         let written = copy_all(store, pack, entries, &draft, filled)?;
-        if wanted.iter().any(|(at, digest)| written.get(at) != Some(digest)) {
+        let lacks = |wanted: &Wanted| wanted.iter().any(|(at, digest)| written.get(at) != Some(digest));
+        if lacks(&all) || lacks(wanted) {
             draft.write(INCOMPLETE, b"")?;
         }
         draft.publish(&place)?;
@@ -83,6 +86,10 @@ pub(super) fn unpack(
         complete(store, workspace, &place, (pack, wanted), filled)?;
     }
     Ok(())
+}
+
+fn place_of(entry: &PackEntry) -> (u64, u64) {
+    (entry.offset_bytes, u64::from(entry.size_bytes))
 }
 
 /// Copies what a pack holds and what is what its name says, from front to back.
@@ -127,7 +134,7 @@ fn copy_all(
             let Some(content) = content.filter(|content| Digest::of(content) == entry.digest) else {
                 continue;
             };
-            let at = (entry.offset_bytes, u64::from(entry.size_bytes));
+            let at = place_of(entry);
             if written.insert(at, entry.digest).is_none() {
                 draft.write(&name(at.0, at.1), content)?;
                 filled.count(content.len());
@@ -137,7 +144,7 @@ fn copy_all(
     Ok(written)
 }
 
-/// Brings what a directory lacks, from wherever it is now.
+/// Brings what a directory lacks of `wanted`, from wherever it is now.
 fn complete(
     store: &Store,
     workspace: &Path,
@@ -145,7 +152,6 @@ fn complete(
     (pack, wanted): (&Digest, &Wanted),
     filled: &mut Filled,
 ) -> Result<()> {
-    let mut is_complete = true;
     for (&(offset, size), digest) in wanted {
         let path = place.join(name(offset, size));
         if path.exists() {
@@ -164,14 +170,8 @@ fn complete(
                 draft.publish(&path)?;
                 filled.count(bytes.len());
             }
-            Err(error) => {
-                is_complete = false;
-                filled.lose(*digest, error)?;
-            }
+            Err(error) => filled.lose(*digest, error)?,
         }
-    }
-    if is_complete {
-        durable::remove(&place.join(INCOMPLETE))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::digest::{Digest, Sha256};
 use crate::environment::Environment;
 use crate::error::{IoContext, Result};
 use crate::layer::Layer;
-use crate::pack::MIN_WHOLE_BYTES;
+use crate::pack;
 use crate::store::Store;
 use crate::tree::Tree;
 
@@ -30,7 +30,7 @@ pub(crate) struct Held {
     pub(crate) objects: Vec<u32>,
     /// The tree that it stands on.
     pub(crate) base: Option<Digest>,
-    /// What its own file takes on disk.
+    /// What its own file takes on disk, and what its pack takes beside the objects.
     pub(crate) file_bytes: u64,
 }
 
@@ -76,10 +76,12 @@ impl Inventory {
             bytes => bytes.at("read", &path)?,
         };
         let layer = Layer::read(&path, &bytes)?;
+        // Its small objects came in a pack, whose last block is not full.
+        let has_pack = layer.objects().any(|(_, size_bytes)| is_packed(size_bytes));
         let held = Held {
             objects: self.numbers_of(layer.objects()),
             base: None,
-            file_bytes: blocks(bytes.len() as u64),
+            file_bytes: blocks(bytes.len() as u64) + if has_pack { BLOCK_BYTES } else { 0 },
         };
         self.layers.insert(*archive, held);
         Ok(true)
@@ -150,13 +152,17 @@ impl Inventory {
     }
 }
 
-/// What an object takes on disk: in a pack its own bytes, whole full blocks.
+/// What an object takes on disk: in a pack its part of it, whole full blocks.
 fn disk_bytes(size_bytes: u64) -> u64 {
-    if size_bytes < MIN_WHOLE_BYTES as u64 {
-        size_bytes
+    if is_packed(size_bytes) {
+        pack::packed_bytes(size_bytes)
     } else {
         blocks(size_bytes)
     }
+}
+
+fn is_packed(size_bytes: u64) -> bool {
+    size_bytes < pack::MIN_WHOLE_BYTES as u64
 }
 
 /// What a file of so many bytes takes on disk.

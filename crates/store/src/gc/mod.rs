@@ -7,8 +7,9 @@
 //! 2. What the other environments hold is marked, while others go on.
 //! 3. Layers and trees that nothing holds are moved to the trash, then packs and objects, some hundred in each such moment.
 //!    Before each, what was published meanwhile is marked too.
-//! 4. Packs with little in them that is alive are written anew, durably, before the old ones go.
-//! 5. Copies, traces and built wheels that belong to what is gone are removed: they are made again when they are missed.
+//! 4. Packs with little in them that is alive are written anew, durably, before the old ones go; where the rest is still too large,
+//!    others with something dead in them, too.
+//! 5. Answers that nobody asks for, and copies, traces and built wheels that belong to what is gone are removed: they are made again when they are missed.
 //! 6. What is in the trash is unlinked, once every process that was writing when it was moved there has ended: such a
 //!    process may have found it "already there", and gets it back when it publishes something that refers to it.
 //!
@@ -50,7 +51,8 @@ pub struct Options {
     pub grace: Duration,
     /// Of what nothing keeps, that goes which was not used for so long. Without this and the next all goes.
     pub max_age: Option<Duration>,
-    /// Of what nothing keeps, so much goes that the rest takes at most so many bytes.
+    /// Of what nothing keeps, so much goes that the rest takes at most so many bytes: objects, packs, layers and trees. Packs are
+    /// written anew without what is dead in them as far as it takes that.
     pub max_bytes: Option<u64>,
     /// Only say what would go.
     pub dry_run: bool,
@@ -93,6 +95,8 @@ pub struct Collected {
     pub freed_bytes: u64,
     /// What of it is still in the trash because a process that writes may rely on it: the next collection unlinks it.
     pub waiting_bytes: u64,
+    /// What is left of objects, packs, layers and trees, on disk.
+    pub left_bytes: u64,
 }
 
 /// Collects.
@@ -108,7 +112,7 @@ pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Resul
     if !options.dry_run {
         trash::unlink_sealed(store.root())?;
     }
-    let mut sweep = Sweep::new(store, &workspace, started - options.grace, options.dry_run);
+    let mut sweep = Sweep::new(store, &workspace, started, options);
     let environments = load_all(store)?;
     let doomed = choose_environments(store, &environments, options, machine)?;
     sweep.environments(doomed, |signatures| {
@@ -132,7 +136,7 @@ pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Resul
     sweep.cache(machine)?;
     sweep.remade()?;
     sweep.unlink()?;
-    Ok(sweep.finish())
+    sweep.finish()
 }
 
 /// What keeps each environment of the store; nothing for those that the next collection may remove.

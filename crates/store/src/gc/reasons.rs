@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::environment::Environment;
-use crate::error::{Error, IoContext, Result};
+use crate::error::Result;
 use crate::linked;
 use crate::name::Name;
 use crate::names::Names;
 use crate::roots::{Owner, Pin, Roots};
-use crate::store::{Store, list};
+use crate::store::Store;
+use crate::writable;
 
 /// What keeps an environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,13 +66,6 @@ pub struct Use {
     pub signature_digits: String,
     /// Where it is seen.
     pub mount_point: PathBuf,
-}
-
-/// What must be known of a writable mount's state (`mount.json`).
-#[derive(Deserialize)]
-struct WritableState {
-    signature: Digest,
-    mount_point: PathBuf,
 }
 
 /// What keeps each of `environments`. Of each name the last `keep_last` environments count.
@@ -127,24 +121,12 @@ pub fn reasons(
         let mount_point = record.mount_point;
         found.add(record.signature, Reason::Linked { mount_point });
     }
-    for directory in list(&store.path("writable"))? {
-        if let Some(state) = writable_state(&directory.join("mount.json"))? {
-            let mount_point = state.mount_point;
-            found.add(state.signature, Reason::Writable { mount_point });
-        }
+    for state in writable::states(store)? {
+        let mount_point = state.mount_point;
+        found.add(state.signature, Reason::Writable { mount_point });
     }
     found.add_bases();
     Ok(found.reasons)
-}
-
-fn writable_state(path: &std::path::Path) -> Result<Option<WritableState>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).at("read", path),
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| Error::corrupt(path, error.to_string())),
-    }
 }
 
 struct Found<'a> {

@@ -1,4 +1,5 @@
-//! Packs with little in them that is alive, written anew without the rest.
+//! Packs with little in them that is alive, or whose dead part is too much for what the store may take, written anew without the
+//! rest.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -18,7 +19,7 @@ const MIN_ALIVE_DIVISOR: u64 = 2;
 /// What is alive in several packs is put together up to so much.
 const MAX_PACK_BYTES: u64 = 64 << 20;
 
-/// A pack with little that is alive.
+/// A pack that is to be written anew.
 pub(super) struct Sparse {
     pub(super) path: PathBuf,
     alive: Vec<PackEntry>,
@@ -38,11 +39,18 @@ pub(super) struct Rewritten {
     pub(super) bytes: u64,
 }
 
-/// Those of the packs at `paths` that are to be written anew. What is in several packs is alive in the first, and of the
-/// others it is told as `elsewhere`.
-pub(super) fn sparse(paths: &[PathBuf], live: &Live, elsewhere: &mut HashSet<Digest>) -> Result<Vec<Sparse>> {
+/// Those of the packs at `paths` that are to be written anew: those with little that is alive, and as many others as it takes to free
+/// `excess_bytes`, the most dead first. What is in several packs is alive in the first, and of the others it is told as
+/// `elsewhere`.
+pub(super) fn sparse(
+    paths: &[PathBuf],
+    live: &Live,
+    excess_bytes: u64,
+    elsewhere: &mut HashSet<Digest>,
+) -> Result<Vec<Sparse>> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
+    let mut others = Vec::new();
     for path in paths {
         let Ok(entries) = pack::read_index(path) else {
             continue; // `envfs store verify` says what is wrong with it
@@ -56,14 +64,25 @@ pub(super) fn sparse(paths: &[PathBuf], live: &Live, elsewhere: &mut HashSet<Dig
                 elsewhere.insert(entry.digest);
             }
         }
-        let bytes = path.metadata().at("inspect", path)?.len();
-        if alive.len() < count && alive_bytes(&alive) < bytes / MIN_ALIVE_DIVISOR {
-            found.push(Sparse {
-                path: path.clone(),
-                alive,
-                bytes,
-            });
+        if alive.len() == count {
+            continue;
         }
+        let pack = Sparse {
+            path: path.clone(),
+            alive,
+            bytes: path.metadata().at("inspect", path)?.len(),
+        };
+        let is_sparse = alive_bytes(&pack.alive) < pack.bytes / MIN_ALIVE_DIVISOR;
+        if is_sparse { &mut found } else { &mut others }.push(pack);
+    }
+    others.sort_by_key(|pack| std::cmp::Reverse(pack.dead_bytes()));
+    let mut freed_bytes: u64 = found.iter().map(Sparse::dead_bytes).sum();
+    for pack in others {
+        if freed_bytes >= excess_bytes {
+            break;
+        }
+        freed_bytes += pack.dead_bytes();
+        found.push(pack);
     }
     Ok(found)
 }
@@ -106,5 +125,8 @@ fn publish(store: &Store, writer: PackWriter) -> Result<u64> {
 }
 
 fn alive_bytes(entries: &[PackEntry]) -> u64 {
-    entries.iter().map(PackEntry::packed_bytes).sum()
+    entries
+        .iter()
+        .map(|entry| pack::packed_bytes(entry.size_bytes.into()))
+        .sum()
 }

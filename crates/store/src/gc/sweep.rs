@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Collected, Live, Machine, repack};
+use super::{Collected, Live, Machine, Options, repack};
+use crate::answers;
 use crate::built;
 use crate::cache::{Cache, Keep};
 use crate::digest::Digest;
@@ -27,6 +28,8 @@ pub(super) struct Sweep<'a> {
     workspace: &'a Workspace,
     /// What was written since is left alone.
     young_since: SystemTime,
+    /// How much may be left.
+    max_bytes: Option<u64>,
     dry_run: bool,
     /// In a dry run, the environments that would go and are still in their places. In another one they are gone, and what is
     /// in its place again was built meanwhile.
@@ -34,19 +37,23 @@ pub(super) struct Sweep<'a> {
     live: Live,
     /// Where to; begun with the first thing that goes.
     generation: Option<Generation>,
+    /// In a dry run, what the objects, packs, layers and trees take that would go.
+    swept_bytes: u64,
     collected: Collected,
 }
 
 impl<'a> Sweep<'a> {
-    pub(super) fn new(store: &'a Store, workspace: &'a Workspace, young_since: SystemTime, dry_run: bool) -> Self {
+    pub(super) fn new(store: &'a Store, workspace: &'a Workspace, started: SystemTime, options: &Options) -> Self {
         Self {
             store,
             workspace,
-            young_since,
-            dry_run,
+            young_since: started - options.grace,
+            max_bytes: options.max_bytes,
+            dry_run: options.dry_run,
             doomed: HashSet::new(),
             live: Live::default(),
             generation: None,
+            swept_bytes: 0,
             collected: Collected::default(),
         }
     }
@@ -132,13 +139,19 @@ impl<'a> Sweep<'a> {
         let packs = list(&self.store.path("packs"))?.into_iter();
         let old: Vec<PathBuf> = packs.filter(|path| self.is_old(path)).collect();
         let mut elsewhere = HashSet::new();
-        let sparse = repack::sparse(&old, &self.live, &mut elsewhere)?;
+        let excess_bytes = match self.max_bytes {
+            Some(max_bytes) => self.left_bytes()?.saturating_sub(max_bytes),
+            None => 0,
+        };
+        let sparse = repack::sparse(&old, &self.live, excess_bytes, &mut elsewhere)?;
         if sparse.is_empty() {
             return Ok(());
         }
         if self.dry_run {
             self.collected.rewritten_packs = sparse.len() as u64;
-            self.collected.freed_bytes += sparse.iter().map(repack::Sparse::dead_bytes).sum::<u64>();
+            let dead_bytes = sparse.iter().map(repack::Sparse::dead_bytes).sum::<u64>();
+            self.collected.freed_bytes += dead_bytes;
+            self.swept_bytes += dead_bytes;
             return Ok(());
         }
         let rewritten = repack::rewrite(self.store, self.workspace, &sparse)?;
@@ -186,8 +199,10 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// Removes what is made again when it is missed: traces of trees and wheels of layers that are gone.
+    /// Removes what is made again when it is missed: answers that nobody asks for, traces of trees and wheels of layers that are
+    /// gone.
     pub(super) fn remade(&mut self) -> Result<()> {
+        self.collected.freed_bytes += answers::sweep(self.store, self.dry_run)?;
         // Whoever writes may be about to read a wheel that it was told of.
         if self.dry_run || !self.living_writers()?.is_empty() {
             return Ok(());
@@ -224,8 +239,23 @@ impl<'a> Sweep<'a> {
         trash::unlink_sealed(self.store.root())
     }
 
-    pub(super) fn finish(self) -> Collected {
-        self.collected
+    pub(super) fn finish(mut self) -> Result<Collected> {
+        self.collected.left_bytes = self.left_bytes()?;
+        Ok(self.collected)
+    }
+
+    /// What is left of objects, packs, layers and trees: what lies in their places, and in a dry run what would.
+    fn left_bytes(&self) -> Result<u64> {
+        let mut paths = Vec::new();
+        for kind in ["packs", "layers", "trees"] {
+            paths.extend(list(&self.store.path(kind))?);
+        }
+        for shard in list(&self.store.path("objects"))? {
+            paths.extend(list(&shard)?);
+        }
+        let bytes: u64 = paths.iter().map(|path| disk_bytes(path)).sum();
+        let would_go = if self.dry_run { self.swept_bytes } else { 0 };
+        Ok(bytes.saturating_sub(would_go))
     }
 
     /// What is alive is not in the trash. Should it be, whatever the reason, it is not unlinked.
@@ -287,8 +317,11 @@ impl<'a> Sweep<'a> {
     }
 
     fn take(&mut self, kind: &str, path: &Path) -> Result<()> {
-        self.collected.freed_bytes += disk_bytes(path);
+        let bytes = disk_bytes(path);
+        self.collected.freed_bytes += bytes;
         if self.dry_run {
+            // Records are not counted as what may be too much.
+            self.swept_bytes += if kind == "environments" { 0 } else { bytes };
             return Ok(());
         }
         match &self.generation {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Contender, EVERYTHING};
+use super::{Contender, EVERYTHING, PASS};
 use crate::bench::rows::Group;
 use crate::bench::timing::python;
 use crate::bench::traces::IMPORT;
@@ -42,7 +42,7 @@ struct Spawn;
 
 impl Contender for Spawn {
     fn groups(&self) -> &'static [Group] {
-        &[Group::Create, Group::Run, Group::Cold]
+        &[Group::Create, Group::Run, Group::Cold, Group::Reuse]
     }
 
     fn offer(&self, _: &World, _: &Subject, _: &Path) -> Result<Vec<Command>> {
@@ -58,6 +58,10 @@ impl Contender for Spawn {
     }
 
     fn run_true(&self, _: &World) -> Option<Command> {
+        Some(sh::command("/bin/true"))
+    }
+
+    fn ensure(&self, _: &World) -> Option<Command> {
         Some(sh::command("/bin/true"))
     }
 }
@@ -84,6 +88,12 @@ impl Contender for Plain {
 
     fn is_cheap(&self) -> bool {
         false
+    }
+
+    fn run_again(&self, _: &World, at: &Path) -> Option<Command> {
+        let mut command = python(at);
+        command.args(&PASS[1..]);
+        Some(command)
     }
 
     fn stand(&self, _: &World, subject: &Subject, at: &Path) -> Result<Vec<Command>> {

@@ -91,6 +91,16 @@ pub(super) trait Contender {
         None
     }
 
+    /// Runs `python -c pass` in the real environment, which stands at `at` by [`Self::stand`].
+    fn run_again(&self, _world: &World, _at: &Path) -> Option<Command> {
+        None
+    }
+
+    /// Asks for the real environment by what is wanted in it.
+    fn ensure(&self, _world: &World) -> Option<Command> {
+        None
+    }
+
     /// Under which name [`World::made_once`] has what it made before.
     fn made_once(&self) -> Option<&'static str> {
         None
@@ -126,11 +136,14 @@ const SERVING: &[Group] = &[
     Group::Parallel,
 ];
 
+/// What a person runs when an environment is to be used, by the tool that looks after it.
+const PASS: [&str; 3] = ["python", "-c", "pass"];
+
 /// Who serves files, and runs commands in an environment.
 const EVERYTHING: &[Group] = &Group::ALL;
 
 /// Everyone, in the order of the tables.
-pub(super) fn candidates() -> [Candidate; 15] {
+pub(super) fn candidates() -> [Candidate; 16] {
     let candidate = |name, about, set_up| Candidate { name, about, set_up };
     [
         candidate(
@@ -213,6 +226,12 @@ pub(super) fn candidates() -> [Candidate; 15] {
             "rattler's own mount (FUSE) of a lock file, package cache warm; until its first file is there. It has no conda-meta, and its server is its command: \
              `until` starts it and asks for the file every 0.1 ms.",
             peers::rattler_mount,
+        ),
+        candidate(
+            "mamba run",
+            "`mamba run` of the plain directory, by the mamba of a Miniforge, which activates it. It takes part where the project's optional \
+             data is beside it.",
+            peers::mamba_run,
         ),
     ]
 }

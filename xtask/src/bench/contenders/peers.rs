@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use super::Contender;
-use super::directories::remove;
+use super::directories::{bind, remove, unmount};
+use super::{Contender, PASS};
 use crate::bench::rows::Group;
 use crate::bench::timing;
 use crate::bench::world::{SPECS, Subject, World, clear};
@@ -19,7 +19,10 @@ use crate::sh;
 const INSTALL_SCRIPT: &str = "xtask/bench/rattler_install.py";
 const RUN_SCRIPT: &str = "xtask/bench/rattler_run.py";
 
-const DIRECTORY_GROUPS: &[Group] = &[Group::Create, Group::Many, Group::Run];
+const DIRECTORY_GROUPS: &[Group] = &[Group::Create, Group::Many, Group::Run, Group::Reuse];
+
+/// The channel of a Miniforge in the project's optional data, which has mamba.
+const MINIFORGE: &str = "../shared/data/channels/conda-forge-py312";
 
 /// Fills rattler's package cache once.
 pub(super) fn rattler_install(world: &mut World) -> Result<Box<dyn Contender>> {
@@ -123,6 +126,60 @@ const HTTP_START: Duration = Duration::from_secs(1);
 const END_SERVER: &str = "kill $1; for i in $(seq 400); do grep -qF \" $2 \" /proc/self/mountinfo || exit 0; sleep 0.002; done; \
     kill -9 $1; umount --lazy $2";
 
+/// Installs mamba once, from the optional data.
+pub(super) fn mamba_run(world: &mut World) -> Result<Box<dyn Contender>> {
+    let channel = sh::root().join(MINIFORGE);
+    if !channel.exists() {
+        bail!("there is no {MINIFORGE}, the optional data");
+    }
+    let channel = channel.canonicalize()?;
+    let mamba = MambaRun {
+        prefix: world.directory.join("mamba"),
+    };
+    if !mamba.prefix.exists() {
+        let unfinished = world.directory.join("mamba-cache");
+        clear(&unfinished)?;
+        let mut install = sh::command(world.tools.pypi("python")?);
+        install.arg(INSTALL_SCRIPT).arg(format!("file://{}", channel.display()));
+        let installed = sh::run_quiet(install.arg(&unfinished).arg(&mamba.prefix).arg("mamba"));
+        clear(&unfinished)?;
+        if installed.is_err() {
+            clear(&mamba.prefix)?;
+        }
+        installed?;
+    }
+    Ok(Box::new(mamba))
+}
+
+/// mamba beside a directory that it did not make.
+struct MambaRun {
+    prefix: PathBuf,
+}
+
+impl Contender for MambaRun {
+    fn groups(&self) -> &'static [Group] {
+        &[Group::Reuse]
+    }
+
+    fn offer(&self, _: &World, subject: &Subject, at: &Path) -> Result<Vec<Command>> {
+        bind(&subject.reference, at)
+    }
+
+    fn retire(&self, _: &World, at: &Path) -> Vec<Command> {
+        vec![unmount(at)]
+    }
+
+    fn has_recorded_files(&self) -> bool {
+        false
+    }
+
+    fn run_again(&self, _: &World, at: &Path) -> Option<Command> {
+        let mut command = sh::command(self.prefix.join("bin/mamba"));
+        command.args(["run", "--prefix"]).arg(at).args(PASS);
+        Some(command)
+    }
+}
+
 #[derive(Clone)]
 struct RattlerMount {
     program: PathBuf,
@@ -202,6 +259,12 @@ impl RattlerInstall {
             .args(SPECS);
         command
     }
+
+    fn run(&self, prefix: &Path, words: &[&str]) -> Command {
+        let mut command = sh::command(&self.python);
+        command.arg(RUN_SCRIPT).arg(prefix).args(words);
+        command
+    }
 }
 
 impl Contender for RattlerInstall {
@@ -233,10 +296,20 @@ impl Contender for RattlerInstall {
         vec![self.cache(world)]
     }
 
+    fn stand(&self, _: &World, subject: &Subject, at: &Path) -> Result<Vec<Command>> {
+        bind(&subject.reference, at)
+    }
+
+    fn unstand(&self, _: &World, at: &Path) -> Vec<Command> {
+        vec![unmount(at)]
+    }
+
     fn run_true(&self, world: &World) -> Option<Command> {
-        let mut command = sh::command(&self.python);
-        command.arg(RUN_SCRIPT).arg(&world.real.reference).arg("true");
-        Some(command)
+        Some(self.run(&world.real.reference, &["true"]))
+    }
+
+    fn run_again(&self, _: &World, at: &Path) -> Option<Command> {
+        Some(self.run(at, &PASS))
     }
 }
 
@@ -269,6 +342,15 @@ impl Uv {
     fn venv(&self, prefix: &Path) -> Command {
         let mut command = self.command();
         command.arg("venv").arg("--python").arg(&self.interpreter).arg(prefix);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Command {
+        let mut command = self.command();
+        command
+            .args(["run", "--no-project", "--python"])
+            .arg(self.environment.join("bin/python"));
+        command.arg("--").args(words);
         command
     }
 
@@ -309,12 +391,20 @@ impl Contender for Uv {
         vec![self.cache.clone()]
     }
 
+    /// It runs in the environment that is kept for that; what stands here is to be seen only.
+    fn stand(&self, _: &World, _: &Subject, at: &Path) -> Result<Vec<Command>> {
+        bind(&self.environment, at)
+    }
+
+    fn unstand(&self, _: &World, at: &Path) -> Vec<Command> {
+        vec![unmount(at)]
+    }
+
     fn run_true(&self, _: &World) -> Option<Command> {
-        let mut command = self.command();
-        command
-            .args(["run", "--no-project", "--python"])
-            .arg(self.environment.join("bin/python"));
-        command.args(["--", "true"]);
-        Some(command)
+        Some(self.run(&["true"]))
+    }
+
+    fn run_again(&self, _: &World, _: &Path) -> Option<Command> {
+        Some(self.run(&PASS))
     }
 }

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::directories::{bind, unmount};
-use super::{Contender, EVERYTHING, FUSE, KERNEL, LINK, USER};
+use super::{Contender, EVERYTHING, FUSE, KERNEL, LINK, PASS, USER};
 use crate::bench::disk;
 use crate::bench::rows::Group;
 use crate::bench::timing;
-use crate::bench::world::{BACKEND_OPTION, Subject, World, clear, has_backends};
+use crate::bench::world::{BACKEND_OPTION, SPECS, Subject, World, clear, has_backends};
 use crate::envfs::Envfs;
 use crate::sh;
 
@@ -70,6 +70,17 @@ pub(super) fn link(world: &mut World) -> Result<Box<dyn Contender>> {
 
 /// The backend whose directory root can write to: a read-only bind mount hides that where files are measured.
 const LINKED: &str = "link";
+const LINKED_GROUPS: &[Group] = &[
+    Group::Create,
+    Group::Run,
+    Group::Fresh,
+    Group::Warm,
+    Group::Files,
+    Group::Memory,
+    Group::Many,
+    Group::Cold,
+    Group::Parallel,
+];
 
 /// A run is recorded when nothing was opened for some seconds.
 const RECORD_LIMIT: Duration = Duration::from_secs(20);
@@ -146,8 +157,12 @@ impl Product {
 }
 
 impl Contender for Product {
+    /// What is linked is no mount, and `envfs run` mounts beside it.
     fn groups(&self) -> &'static [Group] {
-        EVERYTHING
+        match self.backend {
+            Some(LINKED) => LINKED_GROUPS,
+            _ => EVERYTHING,
+        }
     }
 
     fn offer(&self, world: &World, subject: &Subject, at: &Path) -> Result<Vec<Command>> {
@@ -237,6 +252,19 @@ impl Contender for Product {
         let mut command = self.command(world, "run");
         command.args([&world.real.signature, "--", "true"]);
         self.runs.then_some(command)
+    }
+
+    /// Without a backend: then it runs where it is mounted.
+    fn run_again(&self, world: &World, _: &Path) -> Option<Command> {
+        let mut command = self.envfs(world, "run");
+        command.args([&world.real.signature, "--"]).args(PASS);
+        Some(command)
+    }
+
+    fn ensure(&self, world: &World) -> Option<Command> {
+        let mut command = self.envfs(world, "ensure");
+        command.args(SPECS).args(["-c", &world.channel]);
+        Some(command)
     }
 
     fn made_once(&self) -> Option<&'static str> {
