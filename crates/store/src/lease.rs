@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::digest::Digest;
 use crate::environment;
 use crate::error::{Error, IoContext, Result};
@@ -182,7 +183,6 @@ pub fn list_foreign(store: &Store) -> Result<Vec<LeaseRecord>> {
 fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
     let here = Host::current();
-    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
     for path in crate::store::list(&store.path("leases"))? {
         let lock = FileLock::try_transient(&path)?;
         let written = std::fs::read(&path).ok();
@@ -193,9 +193,8 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
         match (lock, written) {
             // The lock of another host need not be seen here.
             (lock, Some(written)) if is_foreign => {
-                let age_s = now.saturating_sub(written.record.started_unix_s);
                 match lock {
-                    Some(lock) if age_s <= FOREIGN_LIFE.as_secs() => lock.leave(),
+                    Some(lock) if foreign_age(&path, &written.record) <= FOREIGN_LIFE => lock.leave(),
                     Some(_expired) => continue,
                     None => {}
                 }
@@ -208,6 +207,16 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
         }
     }
     Ok((own, foreign))
+}
+
+/// How old a lease of another host is. The clock of that host may be wrong: the store's, which has dated the file, counts as
+/// well, and the younger of the two.
+fn foreign_age(path: &Path, record: &LeaseRecord) -> Duration {
+    let written = clock::age(path);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let started = now.checked_sub(Duration::from_secs(record.started_unix_s));
+    // One from the future says nothing, and must not keep things until then.
+    [written, started].into_iter().flatten().min().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -267,7 +276,13 @@ mod tests {
                 },
             };
             let text = serde_json::to_vec(&written).unwrap();
-            std::fs::write(store.root().join("leases").join(name), text).unwrap();
+            let path = store.root().join("leases").join(name);
+            std::fs::write(&path, text).unwrap();
+            let age = Duration::from_secs(age_s);
+            std::fs::File::open(&path)
+                .unwrap()
+                .set_modified(std::time::SystemTime::now() - age)
+                .unwrap();
             record
         };
         let alive = write("1-a.json", "elsewhere", "another", 3600);
@@ -279,5 +294,41 @@ mod tests {
             assert_eq!(list_foreign(&store).unwrap(), std::slice::from_ref(&alive));
         }
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lease_of_a_host_whose_clock_is_wrong_is_neither_lost_nor_held_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now = std::time::SystemTime::now();
+        let year = Duration::from_secs(365 * 86_400);
+        let path = store.root().join("leases/1-a.json");
+        let write = |started: std::time::SystemTime, dated: std::time::SystemTime| {
+            let written = Written {
+                record: LeaseRecord {
+                    kind: LeaseKind::Run,
+                    signature: Digest::of(b"x"),
+                    mount_point: "/envs/x".into(),
+                    pid: 1,
+                    keeper_pid: None,
+                    uid: 0,
+                    started_unix_s: started.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(),
+                },
+                host: Host {
+                    host: "elsewhere".to_owned(),
+                    boot: "another".to_owned(),
+                },
+            };
+            std::fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
+            std::fs::File::open(&path).unwrap().set_modified(dated).unwrap();
+            list_foreign(&store).unwrap().len()
+        };
+        // Its clock began in 1970, as that of a machine without a battery does; the store knows better.
+        assert_eq!(write(std::time::UNIX_EPOCH, now), 1);
+        // Both are a year ahead: it counts, and from now on it ages.
+        assert_eq!(write(now + year, now + year), 1);
+        assert!(path.metadata().unwrap().modified().unwrap() <= std::time::SystemTime::now());
+        assert_eq!(write(now + year, now - FOREIGN_LIFE - Duration::from_secs(60)), 0);
+        assert!(!path.exists());
     }
 }

@@ -37,6 +37,7 @@ pub mod answers;
 pub mod built;
 pub mod cache;
 pub mod capture;
+pub mod clock;
 pub mod digest;
 mod durable;
 pub mod environment;

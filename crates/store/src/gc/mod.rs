@@ -29,6 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::cache::Boot;
+use crate::clock;
 use crate::digest::Digest;
 use crate::environment::{self, Environment};
 use crate::error::Result;
@@ -188,6 +189,9 @@ fn choose_environments(
     let kept = reasons::reasons(store, environments, options.keep_last, &machine.uses()?, now_unix_s)?;
     let mut candidates = Vec::new();
     for (signature, environment) in environments {
+        if !options.dry_run {
+            let _ = clock::age(&environment::own_path(store, signature));
+        }
         if !kept.contains_key(signature)
             && let Some(last_used_unix_s) = environment::facts(store, signature).last_used_unix_s
         {
