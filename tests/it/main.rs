@@ -17,6 +17,7 @@ mod link_scripts;
 mod machine_python;
 mod many;
 mod migrate;
+mod model;
 mod mounted;
 mod names;
 mod oracle;

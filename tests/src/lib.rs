@@ -7,6 +7,7 @@
 pub mod cases;
 pub mod channel;
 pub mod data;
+pub mod differ;
 pub mod disk;
 pub mod large;
 pub mod mounted;
@@ -17,3 +18,4 @@ pub mod reference;
 pub mod seen;
 pub mod server;
 pub mod user;
+pub mod volume;

@@ -311,6 +311,7 @@ impl Server {
             | Operation::Read(_)
             | Operation::ReadDirPlus(_)
             | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. }
             | Operation::Unknown => self.connection.refuse(unique, Errno::ENOSYS),
         }
         Ok(())
