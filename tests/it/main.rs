@@ -8,6 +8,7 @@ mod bytecode;
 mod collect;
 mod crash;
 mod crowd;
+mod full;
 mod import;
 mod index;
 mod inherit;

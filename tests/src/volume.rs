@@ -23,41 +23,35 @@ impl Volume {
     pub fn ext4(path: &Path, size_bytes: u64, options: &[&str]) -> Option<Self> {
         let mut words = vec!["mkfs.ext4", "-q", "-F", "-E", "nodiscard"];
         words.extend(options);
-        Self::in_file(path, size_bytes, &words, "loop")
+        Self::in_file(path, size_bytes, &words)
     }
 
-    /// An XFS, which counts what each user takes up.
+    /// A file system in memory; `options` are those of tmpfs(5). Nothing, said loudly, where the kernel does not know them.
     ///
     /// # Panics
-    /// As [`Volume::ext4`].
-    #[must_use]
-    pub fn xfs_with_quota(path: &Path, size_bytes: u64) -> Option<Self> {
-        Self::in_file(path, size_bytes, &["mkfs.xfs", "-q", "-f"], "loop,uquota")
-    }
-
-    /// A file system in memory; `options` are those of tmpfs(5).
-    ///
-    /// # Panics
-    /// As [`Volume::ext4`].
+    /// When its directory cannot be made.
     #[must_use]
     pub fn in_memory(path: &Path, options: &str) -> Option<Self> {
         if !is_possible("tmpfs") {
             return None;
         }
         std::fs::create_dir_all(path).unwrap();
-        finish(
+        let mounted = finish(
             Command::new("mount")
                 .args(["-t", "tmpfs", "-o", options, "tmpfs"])
                 .arg(path),
-        )
-        .success();
+        );
+        if !mounted.status.success() {
+            skip(&format!("a tmpfs with {options}: {}", mounted.stderr.trim()));
+            return None;
+        }
         Some(Self {
             image: None,
             path: path.to_owned(),
         })
     }
 
-    fn in_file(path: &Path, size_bytes: u64, make: &[&str], options: &str) -> Option<Self> {
+    fn in_file(path: &Path, size_bytes: u64, make: &[&str]) -> Option<Self> {
         if !is_possible(make[0]) {
             return None;
         }
@@ -69,7 +63,7 @@ impl Volume {
         let image = path.with_extension("image");
         std::fs::File::create(&image).unwrap().set_len(size_bytes).unwrap();
         finish(Command::new(make[0]).args(&make[1..]).arg(&image)).success();
-        finish(Command::new("mount").args(["-o", options]).arg(&image).arg(path)).success();
+        finish(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(path)).success();
         Some(Self {
             image: Some(image),
             path: path.to_owned(),
@@ -113,7 +107,7 @@ impl Volume {
     #[must_use]
     pub fn fill(&self) -> PathBuf {
         use std::io::{ErrorKind, Write};
-        let path = self.path.join("ballast");
+        let path = self.path.join("filling");
         let mut file = std::fs::File::create(&path).unwrap();
         let mut block = vec![0; 1 << 20];
         while !block.is_empty() {

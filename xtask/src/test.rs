@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, sh, system, tidy};
+use crate::{bench, channel, envfs, posix, sh, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 const NEEDED: [(&str, &str); 7] = [
@@ -73,6 +73,11 @@ pub(crate) fn run() -> Result<()> {
     let uv = bench::uv()
         .inspect_err(|error| eprintln!("SKIPPED: tests beside uv: {error:#}"))
         .ok();
+    step("posix");
+    match system::is_root() {
+        true => check("posix", posix::run(&posix::Options::SHORT)),
+        false => eprintln!("SKIPPED: pjdfstest and fsx: only root can mount writable"),
+    }
     step("tests");
     check("tests", run_tests(uv.as_deref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());

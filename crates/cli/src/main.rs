@@ -20,6 +20,7 @@ mod resolve;
 mod sandbox;
 mod sandboxed;
 mod serving;
+mod shortage;
 mod solving;
 mod stable;
 mod surroundings;
@@ -41,6 +42,7 @@ use crate::error::CliError;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(&arguments.global);
+    shortage::tell_of_panics();
     let context = Context::new(arguments.global);
     match dispatch(&context, &arguments.command) {
         Ok(code) => code,

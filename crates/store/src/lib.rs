@@ -34,6 +34,7 @@
 //! | `usage`, `verify` | how much there is, and whether it is what its name says |
 
 pub mod answers;
+mod ballast;
 pub mod built;
 pub mod cache;
 pub mod capture;

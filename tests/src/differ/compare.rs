@@ -262,6 +262,8 @@ impl Known {
             // A hard link to a file of the environment is a copy at the first write.
             Operation::Link { from, .. } => is_given(inode(from)),
             Operation::LinkSlot { slot, .. } => is_given(plain.inode(*slot)),
+            // The kernel copies nothing between the server's files and those that were written.
+            Operation::CopySlot { from, .. } if self.kind == Kind::WritableAsUser => is_given(plain.inode(*from)),
             // What holes a directory has is nobody's business.
             Operation::SeekSlot { slot, .. } => plain.is_directory(*slot),
             // A directory of the environment cannot be renamed.
@@ -275,18 +277,19 @@ impl Known {
     /// Notes what is about to be done.
     fn note(&mut self, plain: &Directory, operation: &Operation) {
         use Operation as O;
-        let (path, opens) = match operation {
+        let (paths, opens) = match operation {
             O::ChangeMode { path, .. }
             | O::ChangeOwner { path, .. }
             | O::ChangeTime { path, .. }
             | O::SetAttribute { path, .. }
-            | O::RemoveAttribute { path, .. }
-            | O::Rename { from: path, .. } => (path, false),
-            O::Open { path, .. } | O::Truncate { path, .. } => (path, true),
+            | O::RemoveAttribute { path, .. } => (vec![path], false),
+            O::Rename { from, to, .. } => (vec![from, to], false),
+            O::Open { path, .. } | O::Truncate { path, .. } => (vec![path], true),
             _ => return,
         };
-        let place = plain.root().join(path);
-        for metadata in [place.metadata(), place.symlink_metadata()].into_iter().flatten() {
+        let places = paths.into_iter().map(|path| plain.root().join(path));
+        let metadata = places.flat_map(|place| [place.metadata(), place.symlink_metadata()]);
+        for metadata in metadata.flatten() {
             let inode = metadata.ino();
             if !opens && self.given.contains(&inode) {
                 self.changed.insert(inode);

@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::ballast;
 use crate::cache::Boot;
 use crate::clock;
 use crate::digest::Digest;
@@ -102,6 +103,18 @@ pub struct Collected {
 /// When what keeps environments or what they hold is damaged, or the store cannot be written. What was collected before is
 /// gone, and the next collection goes on.
 pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Result<Collected> {
+    let collected = match collect_once(store, options, machine) {
+        // What was collected until then is gone, and the second one goes on.
+        Err(error) if error.is_full() && ballast::release(store.root()) => collect_once(store, options, machine),
+        result => result,
+    }?;
+    if !options.dry_run {
+        ballast::keep(store.root());
+    }
+    Ok(collected)
+}
+
+fn collect_once(store: &Store, options: &Options, machine: &dyn Machine) -> Result<Collected> {
     let _only = store.reserve("collection")?;
     // Sweeps what dead writers have left, and holds what is written anew.
     let workspace = Workspace::create(store)?;
