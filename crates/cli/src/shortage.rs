@@ -18,7 +18,9 @@ pub(crate) fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
             place = Some(path.as_path());
         }
         let system = error.downcast_ref::<io::Error>().and_then(number_of);
-        number = system.or_else(|| error.downcast_ref().copied()).or(number);
+        let known = system.or_else(|| error.downcast_ref().copied());
+        // Libraries that hand on no source hand on its words.
+        number = known.or_else(|| number_in(&error.to_string(), "(os error ")).or(number);
         at = error.source();
     }
     remedy_of(number?, place)
@@ -40,7 +42,8 @@ pub(crate) fn tell_of_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let told = panic.payload_as_str().unwrap_or_default();
-        match remedy_of(number_in(told).unwrap_or(Errno::UnknownErrno), None) {
+        let number = number_in(told, "(os error ").or_else(|| number_in(told, "Os { code: "));
+        match number.and_then(|number| remedy_of(number, None)) {
             None => usual(panic),
             Some(help) => {
                 CliError::new("cannot go on").because(told).help(help).report();
@@ -50,12 +53,9 @@ pub(crate) fn tell_of_panics() {
     }));
 }
 
-/// The number of an error as Rust shows it.
-fn number_in(text: &str) -> Option<Errno> {
-    let after = ["(os error ", "code: "]
-        .iter()
-        .find_map(|mark| text.split_once(mark))?
-        .1;
+/// The number of an error as Rust shows it behind `mark`.
+fn number_in(text: &str, mark: &str) -> Option<Errno> {
+    let after = text.split_once(mark)?.1;
     let digits = after.split(|character: char| !character.is_ascii_digit()).next()?;
     digits.parse().ok().map(Errno::from_raw)
 }
@@ -123,8 +123,11 @@ mod tests {
         assert!(remedy(&wrapped).unwrap().contains("free some space"));
         let panic =
             "failed to create UnixStream: Os { code: 24, kind: Uncategorized, message: \"Too many open files\" }";
-        assert_eq!(number_in(panic), Some(Errno::EMFILE));
-        assert_eq!(number_in("cannot start (os error 11)"), Some(Errno::EAGAIN));
-        assert_eq!(number_in("index out of bounds"), None);
+        assert_eq!(number_in(panic, "Os { code: "), Some(Errno::EMFILE));
+        assert_eq!(
+            number_in("cannot start (os error 11)", "(os error "),
+            Some(Errno::EAGAIN)
+        );
+        assert_eq!(number_in("index out of bounds", "(os error "), None);
     }
 }
