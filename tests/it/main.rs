@@ -31,6 +31,7 @@ mod reuse;
 mod serve;
 mod sources;
 mod system_store;
+mod tools;
 mod variants;
 mod warm;
 mod with;

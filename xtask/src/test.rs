@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::{bench, channel, envfs, posix, sh, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 10] = [
     ("fusermount3", "fuse3"),
     ("mount", "mount"),
     ("python3", "python3"),
@@ -21,6 +21,9 @@ const NEEDED: [(&str, &str); 7] = [
     ("dpkg-deb", "dpkg"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("rsync", "rsync"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("xfs_io", "xfsprogs"),
 ];
 
 /// Optional data beside the repository; tests that use it say loudly when they skip.
