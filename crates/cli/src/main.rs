@@ -13,6 +13,7 @@ mod machine_python;
 mod metadata;
 mod naming;
 mod output;
+mod panics;
 mod plan;
 mod progress;
 mod recipe;
@@ -42,7 +43,7 @@ use crate::error::CliError;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(&arguments.global);
-    shortage::tell_of_panics();
+    panics::tell_of_shortages();
     let context = Context::new(arguments.global);
     match dispatch(&context, &arguments.command) {
         Ok(code) => code,

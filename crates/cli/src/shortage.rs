@@ -6,8 +6,6 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::error::CliError;
-
 /// What to do about the shortage that caused `error`, if one did.
 pub(crate) fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut number = None;
@@ -36,21 +34,10 @@ fn number_of(error: &io::Error) -> Option<Errno> {
     }
 }
 
-/// From here on a library that gives up because of a shortage ends the program as any other failure does. Tokio and Rayon panic
-/// where no thread can be started.
-pub(crate) fn tell_of_panics() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let told = panic.payload_as_str().unwrap_or_default();
-        let number = number_in(told, "(os error ").or_else(|| number_in(told, "Os { code: "));
-        match number.and_then(|number| remedy_of(number, None)) {
-            None => usual(panic),
-            Some(help) => {
-                CliError::new("cannot go on").because(told).help(help).report();
-                std::process::exit(1);
-            }
-        }
-    }));
+/// What to do about the shortage that made a library give up with these words, if one did.
+pub(crate) fn remedy_of_panic(told: &str) -> Option<&'static str> {
+    let number = number_in(told, "(os error ").or_else(|| number_in(told, "Os { code: "))?;
+    remedy_of(number, None)
 }
 
 /// The number of an error as Rust shows it behind `mark`.
@@ -123,7 +110,10 @@ mod tests {
         assert!(remedy(&wrapped).unwrap().contains("free some space"));
         let panic =
             "failed to create UnixStream: Os { code: 24, kind: Uncategorized, message: \"Too many open files\" }";
-        assert_eq!(number_in(panic, "Os { code: "), Some(Errno::EMFILE));
+        assert_eq!(
+            remedy_of_panic(panic),
+            remedy(&io::Error::from_raw_os_error(nix::libc::EMFILE))
+        );
         assert_eq!(
             number_in("cannot start (os error 11)", "(os error "),
             Some(Errno::EAGAIN)

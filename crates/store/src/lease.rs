@@ -221,6 +221,8 @@ fn foreign_age(path: &Path, record: &LeaseRecord) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -252,43 +254,48 @@ mod tests {
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
     }
 
+    /// Puts a lease there as another host, or another boot, has written it.
+    fn write(store: &Store, name: &str, host: Host, started_unix_s: u64, dated: SystemTime) -> LeaseRecord {
+        let record = LeaseRecord {
+            kind: LeaseKind::Run,
+            signature: Digest::of(b"x"),
+            mount_point: "/envs/x".into(),
+            pid: 1,
+            keeper_pid: None,
+            uid: 0,
+            started_unix_s,
+        };
+        let written = Written {
+            record: record.clone(),
+            host,
+        };
+        let path = store.root().join("leases").join(name);
+        std::fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(dated).unwrap();
+        record
+    }
+
+    fn host(host: &str, boot: &str) -> Host {
+        Host {
+            host: host.to_owned(),
+            boot: boot.to_owned(),
+        }
+    }
+
     #[test]
     fn a_lease_of_another_host_counts_until_it_is_old_and_one_of_an_earlier_boot_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let here = Host::current();
-        let write = |name: &str, host: &str, boot: &str, age_s: u64| {
-            let record = LeaseRecord {
-                kind: LeaseKind::Run,
-                signature: Digest::of(b"x"),
-                mount_point: "/envs/x".into(),
-                pid: 1,
-                keeper_pid: None,
-                uid: 0,
-                started_unix_s: now - age_s,
-            };
-            let written = Written {
-                record: record.clone(),
-                host: Host {
-                    host: host.to_owned(),
-                    boot: boot.to_owned(),
-                },
-            };
-            let text = serde_json::to_vec(&written).unwrap();
-            let path = store.root().join("leases").join(name);
-            std::fs::write(&path, text).unwrap();
-            let age = Duration::from_secs(age_s);
-            std::fs::File::open(&path)
-                .unwrap()
-                .set_modified(std::time::SystemTime::now() - age)
-                .unwrap();
-            record
+        let write = |name: &str, host: Host, age_s: u64| {
+            let dated = SystemTime::now() - Duration::from_secs(age_s);
+            write(&store, name, host, now - age_s, dated)
         };
-        let alive = write("1-a.json", "elsewhere", "another", 3600);
-        write("1-b.json", "elsewhere", "another", FOREIGN_LIFE.as_secs() + 1);
-        write("1-c.json", &here.host, "an earlier one", 3600);
-        write("1-d.json", "a container", &here.boot, 3600);
+        let alive = write("1-a.json", host("elsewhere", "another"), 3600);
+        write("1-b.json", host("elsewhere", "another"), FOREIGN_LIFE.as_secs() + 1);
+        write("1-c.json", host(&here.host, "an earlier one"), 3600);
+        write("1-d.json", host("a container", &here.boot), 3600);
         for _ in 0..2 {
             assert_eq!(list(&store).unwrap(), []);
             assert_eq!(list_foreign(&store).unwrap(), std::slice::from_ref(&alive));
@@ -300,34 +307,19 @@ mod tests {
     fn a_lease_of_a_host_whose_clock_is_wrong_is_neither_lost_nor_held_for_ever() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let now = std::time::SystemTime::now();
+        let now = SystemTime::now();
         let year = Duration::from_secs(365 * 86_400);
         let path = store.root().join("leases/1-a.json");
-        let write = |started: std::time::SystemTime, dated: std::time::SystemTime| {
-            let written = Written {
-                record: LeaseRecord {
-                    kind: LeaseKind::Run,
-                    signature: Digest::of(b"x"),
-                    mount_point: "/envs/x".into(),
-                    pid: 1,
-                    keeper_pid: None,
-                    uid: 0,
-                    started_unix_s: started.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(),
-                },
-                host: Host {
-                    host: "elsewhere".to_owned(),
-                    boot: "another".to_owned(),
-                },
-            };
-            std::fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
-            std::fs::File::open(&path).unwrap().set_modified(dated).unwrap();
+        let write = |started: SystemTime, dated: SystemTime| {
+            let started_unix_s = started.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            write(&store, "1-a.json", host("elsewhere", "another"), started_unix_s, dated);
             list_foreign(&store).unwrap().len()
         };
         // Its clock began in 1970, as that of a machine without a battery does; the store knows better.
         assert_eq!(write(std::time::UNIX_EPOCH, now), 1);
         // Both are a year ahead: it counts, and from now on it ages.
         assert_eq!(write(now + year, now + year), 1);
-        assert!(path.metadata().unwrap().modified().unwrap() <= std::time::SystemTime::now());
+        assert!(path.metadata().unwrap().modified().unwrap() <= SystemTime::now());
         assert_eq!(write(now + year, now - FOREIGN_LIFE - Duration::from_secs(60)), 0);
         assert!(!path.exists());
     }
