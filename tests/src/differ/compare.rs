@@ -320,6 +320,10 @@ impl Known {
             if is_directory && self.kind.is_writable() || !is_directory && self.kind == Kind::Linked {
                 status.links = 0;
             }
+            // Nor does it count what was removed of the environment while it is open.
+            if expected.links == 0 && self.given.contains(&expected.inode) {
+                status.links = 0;
+            }
             // Overlayfs dates a file anew when it is first opened to be written after its metadata were changed.
             if self.redated.contains(&expected.inode) {
                 status.mtime_s = None;
