@@ -60,12 +60,21 @@ impl<'a> Mounted<'a> {
     /// When it cannot be mounted.
     #[must_use]
     pub fn at(envfs: &'a Envfs, signature: &Digest, path: &Path, who: Who) -> Self {
+        Self::with(envfs, signature, path, who, &[])
+    }
+
+    /// As [`Mounted::at`], with more options.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn with(envfs: &'a Envfs, signature: &Digest, path: &Path, who: Who, options: &[&str]) -> Self {
         std::fs::create_dir_all(path).unwrap();
         if who == Who::Ordinary {
             user::give_to_ordinary_user(path);
         }
         let mut mount = envfs.command();
-        mount.args(["mount", &signature.to_string()]).arg(path);
+        mount.args(["mount", &signature.to_string()]).arg(path).args(options);
         finish(who.runs(&mut mount)).success();
         Self {
             envfs,

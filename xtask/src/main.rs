@@ -10,9 +10,11 @@
 
 mod bench;
 mod channel;
+mod crates;
 mod demo;
 mod envfs;
 mod power_cuts;
+mod posix;
 mod sh;
 mod specs;
 mod system;
@@ -67,6 +69,8 @@ enum Task {
         #[arg(long)]
         force: bool,
     },
+    /// Try what pjdfstest and fsx try in environments that are written to.
+    Posix(posix::Options),
     /// Measure envfs beside the tools people use today, and write the tables.
     Bench(bench::Options),
 }
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
+        Task::Posix(options) => posix::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

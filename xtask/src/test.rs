@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, sh, system, tidy};
+use crate::{bench, channel, envfs, posix, sh, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
-pub(crate) const NEEDED: [(&str, &str); 9] = [
+pub(crate) const NEEDED: [(&str, &str); 10] = [
     ("fusermount3", "fuse3"),
     ("mount", "mount"),
     ("python3", "python3"),
@@ -21,6 +21,7 @@ pub(crate) const NEEDED: [(&str, &str); 9] = [
     ("dpkg-deb", "dpkg"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("rsync", "rsync"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
 ];
@@ -75,6 +76,11 @@ pub(crate) fn run() -> Result<()> {
     let installers = bench::installers()
         .inspect_err(|error| eprintln!("SKIPPED: tests beside uv and py-rattler: {error:#}"))
         .ok();
+    step("posix");
+    match system::is_root() {
+        true => check("posix", posix::run(&posix::Options::SHORT)),
+        false => eprintln!("SKIPPED: pjdfstest and fsx: only root can mount writable"),
+    }
     step("tests");
     check("tests", run_tests(installers.as_ref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());

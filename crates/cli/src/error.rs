@@ -15,6 +15,8 @@ use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
 use envfs_store::view::PrefixError;
 
+use crate::shortage;
+
 /// A failure, in words.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -111,14 +113,17 @@ impl CliError {
         text
     }
 
-    fn of(error: &dyn Error) -> Self {
+    fn of(error: &(dyn Error + 'static)) -> Self {
         let mut this = Self::new(error.to_string());
         let mut source = error.source();
         while let Some(cause) = source {
             this.causes.push(cause.to_string());
             source = cause.source();
         }
-        this
+        match shortage::remedy(error) {
+            Some(remedy) => this.help(remedy),
+            None => this,
+        }
     }
 }
 
@@ -158,9 +163,6 @@ impl From<envfs_store::Error> for CliError {
     fn from(error: envfs_store::Error) -> Self {
         let this = Self::of(&error);
         match &error {
-            _ if envfs_store::ingest::is_disk_full(&error) => {
-                this.help("free some space, or use a store on another disk with `--store DIR`; nothing is half-written")
-            }
             envfs_store::Error::Missing {
                 kind: "environment", ..
             } => this.help("`envfs ls` lists the environments of the store"),

@@ -14,6 +14,7 @@ mod machine_python;
 mod metadata;
 mod naming;
 mod output;
+mod panics;
 mod plan;
 mod progress;
 mod rebuilding;
@@ -22,6 +23,7 @@ mod resolve;
 mod sandbox;
 mod sandboxed;
 mod serving;
+mod shortage;
 mod solving;
 mod stable;
 mod surroundings;
@@ -45,6 +47,7 @@ use crate::error::CliError;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(&arguments.global);
+    panics::tell_of_shortages();
     let context = Context::new(arguments.global);
     match dispatch(&context, &arguments.command) {
         Ok(code) => code,

@@ -210,8 +210,7 @@ impl Version {
     }
 
     fn is_younger(&self, age: Duration) -> bool {
-        let changed = self.entrance().metadata().and_then(|metadata| metadata.modified());
-        changed.is_ok_and(|changed| changed.elapsed().unwrap_or_default() < age)
+        envfs_store::clock::age(&self.entrance()).is_some_and(|changed| changed < age)
     }
 
     fn mount(&self, context: &Context, store: &Store, environment: &Environment) -> Result<(), CliError> {

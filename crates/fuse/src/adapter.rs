@@ -109,6 +109,10 @@ impl Adapter {
             Operation::ReadDir(span) => self.readdir(connection, unique, inode, span, scratch),
             Operation::ReadDirPlus(span) => self.readdirplus(connection, unique, inode, span, scratch),
             Operation::GetXattr { name, size } => self.getxattr(connection, unique, inode, name, size),
+            Operation::ListXattr { size } => {
+                self.listxattr(connection, unique, size);
+                Ok(())
+            }
             Operation::Release => {
                 // First the answer: if we are killed in between, one open too many is remembered, never one too few.
                 connection.answer_bytes(unique, &[]);
@@ -302,18 +306,22 @@ impl Adapter {
             _ => None,
         };
         match value {
-            Some(value) if size == 0 => connection.answer(
-                unique,
-                &wire::fuse_getxattr_out {
-                    size: u32::try_from(value.len()).unwrap_or(u32::MAX),
-                    padding: 0,
-                },
-            ),
+            Some(value) if size == 0 => connection.answer(unique, &xattr_size(value.len())),
             Some(value) if value.len() > size as usize => connection.refuse(unique, Errno::ERANGE),
             Some(value) => connection.answer_bytes(unique, value.as_bytes()),
             None => connection.refuse(unique, Errno::ENODATA),
         }
         Ok(())
+    }
+
+    /// Below overlayfs, where files that were written can have attributes, the others have none. A server alone has nothing to do
+    /// with them, and is asked only once.
+    fn listxattr(&self, connection: &Connection, unique: u64, size: u32) {
+        match size {
+            _ if !self.fs.has_copies() => connection.refuse(unique, Errno::ENOSYS),
+            0 => connection.answer(unique, &xattr_size(0)),
+            _ => connection.answer_bytes(unique, &[]),
+        }
     }
 
     fn statfs(&self) -> wire::fuse_kstatfs {
@@ -369,5 +377,13 @@ fn file_type(kind: NodeKind) -> u32 {
         NodeKind::Directory => libc::S_IFDIR,
         NodeKind::File => libc::S_IFREG,
         NodeKind::Symlink => libc::S_IFLNK,
+    }
+}
+
+/// How long an extended attribute, or the list of their names, is.
+fn xattr_size(bytes: usize) -> wire::fuse_getxattr_out {
+    wire::fuse_getxattr_out {
+        size: u32::try_from(bytes).unwrap_or(u32::MAX),
+        padding: 0,
     }
 }

@@ -16,6 +16,7 @@ pub fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NoSuchInode(_) => Errno::ENOENT,
         FsError::NotADirectory(_) => Errno::ENOTDIR,
+        FsError::NameTooLong(_) => Errno::ENAMETOOLONG,
         FsError::IsADirectory(_) => Errno::EISDIR,
         FsError::WrongKind(_) => Errno::EINVAL,
         FsError::Store(error) => {

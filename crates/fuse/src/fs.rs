@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use envfs_store::cache::Cache;
+use envfs_store::path::MAX_NAME_BYTES;
 use envfs_store::tree::{Node, NodeId, NodeKind};
 use envfs_store::view::{Attributes, OpenFile, View};
 
@@ -35,6 +36,9 @@ pub enum FsError {
     /// Only a directory can be searched or listed.
     #[error("inode {0} is not a directory")]
     NotADirectory(u64),
+    /// No name is so long, so that nothing can be called so.
+    #[error("a name of {0} bytes is too long")]
+    NameTooLong(usize),
     /// A directory cannot be read as a file.
     #[error("inode {0} is a directory")]
     IsADirectory(u64),
@@ -113,9 +117,12 @@ impl FileSystem {
     /// The child of the directory `parent` called `name`, if there is one.
     ///
     /// # Errors
-    /// When `parent` is no directory or the tree is damaged.
+    /// When `parent` is no directory, the name is longer than names can be, or the tree is damaged.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Entry>, FsError> {
         let directory = self.directory(parent)?;
+        if name.len() > MAX_NAME_BYTES {
+            return Err(FsError::NameTooLong(name.len()));
+        }
         match self.view.tree().lookup(directory, name)? {
             Some(node) => self.entry(node).map(Some),
             None => Ok(None),

@@ -340,6 +340,7 @@ impl Server {
             | Operation::Read(_)
             | Operation::ReadDirPlus(_)
             | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. }
             | Operation::Unknown => self.connection.refuse(unique, Errno::ENOSYS),
         }
         Ok(())

@@ -15,7 +15,7 @@ use sha2::Digest as _;
 
 use crate::digest::{Digest, Sha256};
 use crate::durable::{self, Draft};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::pack::{MIN_WHOLE_BYTES, PackWriter};
 use crate::store::{Location, Store};
 use crate::workspace::Workspace;
@@ -326,11 +326,4 @@ impl Hashes {
 
 fn directory_of(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("/")).to_owned()
-}
-
-/// Whether an error means that the disk or quota is full.
-#[must_use]
-pub fn is_disk_full(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. }
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::digest::Digest;
 use crate::durable;
 use crate::environment;
@@ -214,7 +215,6 @@ pub fn list_foreign(store: &Store) -> Result<Vec<LeaseRecord>> {
 fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
     let here = Host::current();
-    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_secs());
     for path in crate::store::list(&store.path("leases"))? {
         let lock = FileLock::try_transient(&path)?;
         let written = std::fs::read(&path).ok();
@@ -225,9 +225,8 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
         match (lock, written) {
             // The lock of another host need not be seen here.
             (lock, Some(written)) if is_foreign => {
-                let age_s = now.saturating_sub(written.record.started_unix_s);
                 match lock {
-                    Some(lock) if age_s <= FOREIGN_LIFE.as_secs() => lock.leave(),
+                    Some(lock) if foreign_age(&path, &written.record) <= FOREIGN_LIFE => lock.leave(),
                     Some(_expired) => continue,
                     None => {}
                 }
@@ -242,8 +241,20 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
     Ok((own, foreign))
 }
 
+/// How old a lease of another host is. The clock of that host may be wrong: the store's, which has dated the file, counts as
+/// well, and the younger of the two.
+fn foreign_age(path: &Path, record: &LeaseRecord) -> Duration {
+    let written = clock::age(path);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let started = now.checked_sub(Duration::from_secs(record.started_unix_s));
+    // One from the future says nothing, and must not keep things until then.
+    [written, started].into_iter().flatten().min().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -275,41 +286,73 @@ mod tests {
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
     }
 
+    /// Puts a lease there as another host, or another boot, has written it.
+    fn write(store: &Store, name: &str, host: Host, started_unix_s: u64, dated: SystemTime) -> LeaseRecord {
+        let record = LeaseRecord {
+            kind: LeaseKind::Run,
+            signature: Digest::of(b"x"),
+            mount_point: "/envs/x".into(),
+            pid: 1,
+            keeper_pid: None,
+            uid: 0,
+            started_unix_s,
+        };
+        let written = Written {
+            record: record.clone(),
+            host,
+        };
+        let path = store.root().join("leases").join(name);
+        std::fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(dated).unwrap();
+        record
+    }
+
+    fn host(host: &str, boot: &str) -> Host {
+        Host {
+            host: host.to_owned(),
+            boot: boot.to_owned(),
+        }
+    }
+
     #[test]
     fn a_lease_of_another_host_counts_until_it_is_old_and_one_of_an_earlier_boot_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let here = Host::current();
-        let write = |name: &str, host: &str, boot: &str, age_s: u64| {
-            let record = LeaseRecord {
-                kind: LeaseKind::Run,
-                signature: Digest::of(b"x"),
-                mount_point: "/envs/x".into(),
-                pid: 1,
-                keeper_pid: None,
-                uid: 0,
-                started_unix_s: now - age_s,
-            };
-            let written = Written {
-                record: record.clone(),
-                host: Host {
-                    host: host.to_owned(),
-                    boot: boot.to_owned(),
-                },
-            };
-            let text = serde_json::to_vec(&written).unwrap();
-            std::fs::write(store.root().join("leases").join(name), text).unwrap();
-            record
+        let write = |name: &str, host: Host, age_s: u64| {
+            let dated = SystemTime::now() - Duration::from_secs(age_s);
+            write(&store, name, host, now - age_s, dated)
         };
-        let alive = write("1-a.json", "elsewhere", "another", 3600);
-        write("1-b.json", "elsewhere", "another", FOREIGN_LIFE.as_secs() + 1);
-        write("1-c.json", &here.host, "an earlier one", 3600);
-        write("1-d.json", "a container", &here.boot, 3600);
+        let alive = write("1-a.json", host("elsewhere", "another"), 3600);
+        write("1-b.json", host("elsewhere", "another"), FOREIGN_LIFE.as_secs() + 1);
+        write("1-c.json", host(&here.host, "an earlier one"), 3600);
+        write("1-d.json", host("a container", &here.boot), 3600);
         for _ in 0..2 {
             assert_eq!(list(&store).unwrap(), []);
             assert_eq!(list_foreign(&store).unwrap(), std::slice::from_ref(&alive));
         }
         assert_eq!(std::fs::read_dir(store.root().join("leases")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lease_of_a_host_whose_clock_is_wrong_is_neither_lost_nor_held_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let now = SystemTime::now();
+        let year = Duration::from_secs(365 * 86_400);
+        let path = store.root().join("leases/1-a.json");
+        let write = |started: SystemTime, dated: SystemTime| {
+            let started_unix_s = started.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            write(&store, "1-a.json", host("elsewhere", "another"), started_unix_s, dated);
+            list_foreign(&store).unwrap().len()
+        };
+        // Its clock began in 1970, as that of a machine without a battery does; the store knows better.
+        assert_eq!(write(std::time::UNIX_EPOCH, now), 1);
+        // Both are a year ahead: it counts, and from now on it ages.
+        assert_eq!(write(now + year, now + year), 1);
+        assert!(path.metadata().unwrap().modified().unwrap() <= SystemTime::now());
+        assert_eq!(write(now + year, now - FOREIGN_LIFE - Duration::from_secs(60)), 0);
+        assert!(!path.exists());
     }
 }

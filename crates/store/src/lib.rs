@@ -38,10 +38,12 @@
 //! | [`verify`] | whether everything is what its name says, and mending what is not |
 
 pub mod answers;
+mod ballast;
 pub mod built;
 pub mod cache;
 pub mod capture;
 mod checks;
+pub mod clock;
 pub mod digest;
 mod durable;
 pub mod environment;

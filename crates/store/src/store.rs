@@ -16,6 +16,7 @@
 //!   linked/           which directories hold linked environments
 //!   writable/         what was written into writable mounts
 //!   refs/ roots/      names, pins and owners: what is kept
+//!   ballast/          room for a collection when the disk is full
 //!   trash/            what a collection removed and may still come back
 //!   tmp/              drafts; swept when their process is gone
 //! ```
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ballast;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
@@ -440,7 +442,9 @@ impl Store {
         let mut text = serde_json::to_vec_pretty(&format).expect("numbers and strings become JSON");
         text.push(b'\n');
         // Two processes may both find nothing: they write the same bytes.
-        durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)
+        durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)?;
+        ballast::keep(self.root());
+        Ok(())
     }
 
     fn check_format(&self, bytes: &[u8], is_written: bool) -> Result<()> {

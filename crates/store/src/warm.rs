@@ -9,10 +9,11 @@
 //! A record is only a wish: whether something is mounted, the kernel knows. Knows nothing of mounting.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, Result};
@@ -81,9 +82,7 @@ impl WarmRecord {
     /// For how long nobody has used it.
     #[must_use]
     pub fn idle(&self, store: &Store) -> Duration {
-        let used = self.path(store).metadata().and_then(|metadata| metadata.modified());
-        let idle = used.map(|used| SystemTime::now().duration_since(used).unwrap_or_default());
-        idle.unwrap_or_default()
+        clock::age(&self.path(store)).unwrap_or_default()
     }
 
     fn path(&self, store: &Store) -> PathBuf {
@@ -163,6 +162,12 @@ mod tests {
         pinned.register(&store).unwrap();
         assert_eq!(list(&store, 1000).unwrap(), std::slice::from_ref(&pinned));
         assert!(pinned.idle(&store) < Duration::from_secs(60));
+        // A clock that was ahead keeps no mount until that time comes.
+        let file = std::fs::File::open(pinned.path(&store)).unwrap();
+        let ahead = std::time::SystemTime::now() + Duration::from_secs(86_400);
+        file.set_modified(ahead).unwrap();
+        assert_eq!(pinned.idle(&store), Duration::ZERO);
+        assert!(file.metadata().unwrap().modified().unwrap() < ahead);
 
         let held = tender(&store, 1000).unwrap().unwrap();
         assert!(tender(&store, 1000).unwrap().is_none());

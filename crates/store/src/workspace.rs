@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::clock;
 use crate::durable;
 use crate::error::Result;
 use crate::lock::FileLock;
@@ -96,17 +97,11 @@ fn sweep(tmp: &Path) -> Result<()> {
         } else if name.ends_with(".lock") {
             // Who takes such a lock removes its file in the end.
             drop(FileLock::try_transient(&path));
-        } else if name.starts_with("draft-") && is_older(&path, DRAFT_LIFE) {
+        } else if name.starts_with("draft-") && clock::age(&path).is_some_and(|age| age > DRAFT_LIFE) {
             durable::remove(&path)?;
         }
     }
     Ok(())
-}
-
-/// Whether the file has not been changed for so long.
-fn is_older(path: &Path, age: Duration) -> bool {
-    let modified = path.symlink_metadata().and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
 #[cfg(test)]

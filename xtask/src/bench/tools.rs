@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 
+use crate::crates::Crate;
 use crate::{sh, system};
 
 /// Which versions from PyPI are compared.
@@ -14,7 +15,7 @@ const PYPI: [&str; 2] = ["py-rattler==0.28.0", "uv==0.13.9"];
 const COMPOSEFS: Crate = Crate {
     name: "composefs-ctl",
     version: "0.9.4",
-    features: "pre-6.15",
+    features: Some("pre-6.15"),
     program: "cfsctl",
 };
 
@@ -22,7 +23,7 @@ const COMPOSEFS: Crate = Crate {
 const RATTLER: Crate = Crate {
     name: "rattler-bin",
     version: "0.5.14",
-    features: "rustls,mount",
+    features: Some("rustls,mount"),
     program: "rattler",
 };
 
@@ -42,14 +43,6 @@ pub(super) struct Tools {
     rattler: Result<PathBuf, String>,
     /// What is compared, for the report.
     pub(super) versions: Vec<String>,
-}
-
-struct Crate {
-    name: &'static str,
-    version: &'static str,
-    /// Only these, instead of the default ones.
-    features: &'static str,
-    program: &'static str,
 }
 
 impl Tools {
@@ -97,35 +90,6 @@ impl Tools {
 
 fn given(outcome: &Result<PathBuf, String>) -> Result<PathBuf> {
     outcome.clone().map_err(|reason| anyhow!("{reason}"))
-}
-
-impl Crate {
-    fn path(&self, directory: &Path) -> PathBuf {
-        directory.join("crates").join(self.name).join("bin").join(self.program)
-    }
-
-    /// Builds it with cargo, unless it is there.
-    fn ensure(&self, directory: &Path) -> Result<PathBuf> {
-        let path = self.path(directory);
-        if path.exists() {
-            return Ok(path);
-        }
-        sh::say(&format!(
-            "building {} {} from crates.io (minutes, once)",
-            self.name, self.version
-        ));
-        let scratch = directory.join("crates/target");
-        let mut install = sh::cargo();
-        install.args(["install", "--quiet", "--locked", "--version", self.version, self.name]);
-        install.args(["--no-default-features", "--features", self.features]);
-        install.arg("--root").arg(directory.join("crates").join(self.name));
-        sh::run_quiet(install.arg("--target-dir").arg(&scratch))?;
-        fs::remove_dir_all(&scratch).with_context(|| format!("cannot clear {}", scratch.display()))?;
-        if !path.exists() {
-            bail!("{} has no program {}", self.name, self.program);
-        }
-        Ok(path)
-    }
 }
 
 /// A virtual environment with the tools from PyPI; the directory of its programs.

@@ -1,5 +1,7 @@
 //! The file system without a kernel, over a small environment.
 
+mod model;
+
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -95,9 +97,11 @@ fn attributes_need_no_object() {
 fn names_that_are_not_there_are_no_error() {
     let sample = sample();
     let bin = sample.find("bin").inode;
-    for name in [b"nothing".as_slice(), b"", b".", b"..", b"where\0", &[0xff; 300]] {
+    for name in [b"nothing".as_slice(), b"", b".", b"..", b"where\0", &[0xff; 255]] {
         assert_eq!(sample.fs.lookup(bin, name).unwrap(), None, "{name:?}");
     }
+    // The kernel lets longer ones through (`FUSE_NAME_MAX`), and statfs(2) promises that there are none.
+    assert_eq!(number(sample.fs.lookup(bin, &[b'n'; 256])), Errno::ENAMETOOLONG);
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub(crate) enum Operation<'a> {
         name: &'a [u8],
         size: u32,
     },
+    /// The names of the attributes, likewise.
+    ListXattr {
+        size: u32,
+    },
     Ioctl,
     /// What wants no answer: the kernel forgets an inode, or answers a notification.
     Silent,
@@ -100,6 +104,10 @@ impl<'a> Operation<'a> {
                     name: text(name)?,
                     size: fixed.size,
                 }
+            }
+            wire::FUSE_LISTXATTR => {
+                let (fixed, _) = fuse_getxattr_in::read_from_prefix(body).ok()?;
+                Self::ListXattr { size: fixed.size }
             }
             wire::FUSE_IOCTL => Self::Ioctl,
             wire::FUSE_FORGET | wire::FUSE_BATCH_FORGET | wire::FUSE_NOTIFY_REPLY => Self::Silent,
@@ -188,6 +196,8 @@ mod tests {
         assert_eq!(operation(wire::FUSE_LOOKUP, b""), "Malformed");
         assert_eq!(operation(wire::FUSE_INIT, &[0; 8]), "Malformed");
         assert_eq!(operation(wire::FUSE_GETXATTR, &[0; 8]), "Malformed");
+        assert_eq!(operation(wire::FUSE_LISTXATTR, &[0; 8]), "ListXattr { size: 0 }");
+        assert_eq!(operation(wire::FUSE_LISTXATTR, &[0; 7]), "Malformed");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) const FUSE_READ: u32 = 15;
 pub(crate) const FUSE_STATFS: u32 = 17;
 pub(crate) const FUSE_RELEASE: u32 = 18;
 pub(crate) const FUSE_GETXATTR: u32 = 22;
+pub(crate) const FUSE_LISTXATTR: u32 = 23;
 pub(crate) const FUSE_INIT: u32 = 26;
 pub(crate) const FUSE_OPENDIR: u32 = 27;
 pub(crate) const FUSE_READDIR: u32 = 28;

@@ -29,7 +29,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::ballast;
 use crate::cache::Boot;
+use crate::clock;
 use crate::digest::Digest;
 use crate::environment::{self, Environment};
 use crate::error::Result;
@@ -105,6 +107,18 @@ pub struct Collected {
 /// When what keeps environments or what they hold is damaged, or the store cannot be written. What was collected before is
 /// gone, and the next collection goes on.
 pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Result<Collected> {
+    let collected = match collect_once(store, options, machine) {
+        // What was collected until then is gone, and the second one goes on.
+        Err(error) if error.is_full() && ballast::release(store.root()) => collect_once(store, options, machine),
+        result => result,
+    }?;
+    if !options.dry_run {
+        ballast::keep(store.root());
+    }
+    Ok(collected)
+}
+
+fn collect_once(store: &Store, options: &Options, machine: &dyn Machine) -> Result<Collected> {
     let _only = store.reserve("collection")?;
     // Sweeps what dead writers have left, and holds what is written anew.
     let workspace = Workspace::create(store)?;
@@ -192,6 +206,9 @@ fn choose_environments(
     let kept = reasons::reasons(store, environments, options.keep_last, &machine.uses()?, now_unix_s)?;
     let mut candidates = Vec::new();
     for (signature, environment) in environments {
+        if !options.dry_run {
+            let _ = clock::age(&environment::own_path(store, signature));
+        }
         if !kept.contains_key(signature)
             && let Some(last_used_unix_s) = environment::facts(store, signature).last_used_unix_s
         {

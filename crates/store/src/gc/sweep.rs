@@ -9,6 +9,7 @@ use super::{Collected, Live, Machine, Options, repack};
 use crate::answers;
 use crate::built;
 use crate::cache::{Cache, Keep};
+use crate::clock;
 use crate::digest::Digest;
 use crate::environment;
 use crate::error::Result;
@@ -209,8 +210,7 @@ impl<'a> Sweep<'a> {
         }
         let _alone = self.store.exclude()?;
         trace::sweep(self.store)?;
-        let young_since = self.young_since;
-        self.collected.freed_bytes += built::sweep(self.store, |path| !is_older(path, young_since))?;
+        self.collected.freed_bytes += built::sweep(self.store, |path| !self.is_old(path))?;
         Ok(())
     }
 
@@ -374,7 +374,12 @@ impl<'a> Sweep<'a> {
     }
 
     fn is_old(&self, path: &Path) -> bool {
-        is_older(path, self.young_since)
+        let is_old = is_older(path, self.young_since);
+        if !is_old && !self.dry_run {
+            // What a wrong clock has dated into the future is young from now on, and not until then.
+            let _ = clock::age(path);
+        }
+        is_old
     }
 }
 

@@ -473,6 +473,41 @@ fn a_limit_counts_what_is_dead_in_packs() {
     assert_eq!((more.rewritten_packs, more.left_bytes), (0, collected.left_bytes));
 }
 
+/// A clock that was years ahead has dated everything: nothing is lost, and nothing is held until those years have passed.
+#[test]
+fn what_is_dated_in_the_future_is_young_from_the_first_collection_on() {
+    let (_directory, store) = store();
+    let environment = build(&store, &[1], None).unwrap();
+    let ahead = SystemTime::now() + Duration::from_secs(10 * 365 * 86_400);
+    let date_all = |time: SystemTime| {
+        for kind in ["environments", "layers", "trees", "packs"] {
+            for path in list(&store.path(kind)).unwrap() {
+                std::fs::File::open(path).unwrap().set_modified(time).unwrap();
+            }
+        }
+    };
+    date_all(ahead);
+    let day = Options {
+        grace: Duration::from_secs(86_400),
+        ..NOW
+    };
+    let dry = Options {
+        dry_run: true,
+        ..day.clone()
+    };
+    for options in [dry, day] {
+        assert_eq!(
+            collect(&store, &options, &Nowhere(&store)).unwrap(),
+            Collected::default()
+        );
+    }
+    assert!(environment::get(&store, &environment.signature).unwrap().is_some());
+    // A moment later it is old enough for whoever grants nothing.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(gc(&store).environments, [environment.signature]);
+    assert_holds_only(&store, &[]);
+}
+
 #[test]
 fn the_least_recently_used_goes_until_the_rest_fits() {
     let (_directory, store) = store();
