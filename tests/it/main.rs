@@ -8,6 +8,7 @@ mod bytecode;
 mod collect;
 mod crash;
 mod crowd;
+mod hostile;
 mod import;
 mod index;
 mod inherit;

@@ -8,6 +8,7 @@ pub mod cases;
 pub mod channel;
 pub mod data;
 pub mod disk;
+pub mod hostile;
 pub mod large;
 pub mod mounted;
 pub mod package;

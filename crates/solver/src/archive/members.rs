@@ -120,7 +120,7 @@ impl<R: Read> Members<R> {
             if !self.take_extension(&header, &mut extensions)? {
                 return self.member(&header, extensions).map(Some);
             }
-            is_extended = true;
+            is_extended |= header.entry_type() != EntryType::XGlobalHeader;
         }
     }
 

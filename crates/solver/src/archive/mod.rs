@@ -19,6 +19,7 @@ use envfs_store::ingest::{Ingest, Written};
 use envfs_store::layer::Layer;
 use envfs_store::workspace::Workspace;
 use envfs_store::{Store, digest};
+use rattler_conda_types::package::IndexJson;
 
 use crate::limits::{ArchiveLimits, Exceeded, Meter};
 use contents::Contents;
@@ -126,8 +127,10 @@ pub(crate) fn ingest(
     let mut contents = Contents::new(name, &meter);
     container::for_each_tar(file, name, &meter, &mut |tar| contents.read(tar, &mut ingest))?;
     contents.check_parents()?;
-    if contents.info("index.json").is_none() {
-        return Err(contents.malformed("it has no info/index.json"));
+    match contents.info("index.json").map(serde_json::from_slice::<IndexJson>) {
+        None => return Err(contents.malformed("it has no info/index.json")),
+        Some(Err(error)) => return Err(contents.malformed(format!("info/index.json: {error}"))),
+        Some(Ok(_)) => {}
     }
     let entries = paths::entries(&contents, &mut ingest)?;
     let layer = Layer {

@@ -25,6 +25,11 @@ use crate::zip_end;
 /// small members.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// The kinds of files in the permissions of Unix (inode(7)).
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFDIR: u32 = 0o040_000;
+
 /// An open wheel.
 pub(super) struct Contents<'a> {
     wheel: String,
@@ -191,6 +196,10 @@ impl<'a> Contents<'a> {
         let path = EnvPath::parse(name.strip_suffix('/').unwrap_or(&name)).map_err(|error| refuse(error.reason))?;
         if member.is_symlink() {
             return Err(refuse("is a symlink; wheels hold regular files only"));
+        }
+        let kind = member.unix_mode().unwrap_or_default() & S_IFMT;
+        if ![0, S_IFREG, S_IFDIR].contains(&kind) {
+            return Err(refuse("is no regular file, as wheels hold them only"));
         }
         if member.encrypted() {
             return Err(refuse("is encrypted"));
