@@ -12,6 +12,7 @@ mod bench;
 mod channel;
 mod demo;
 mod envfs;
+mod fuzz;
 mod sh;
 mod specs;
 mod system;
@@ -64,6 +65,14 @@ enum Task {
         #[arg(long)]
         force: bool,
     },
+    /// Try every reader of bytes with libFuzzer.
+    Fuzz {
+        /// How long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Which ones [default: all].
+        targets: Vec<String>,
+    },
     /// Measure envfs beside the tools people use today, and write the tables.
     Bench(bench::Options),
 }
@@ -75,6 +84,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -13,6 +13,8 @@ mod channel;
 mod direct_url;
 mod export;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 mod import;
 mod limits;
 mod link;
