@@ -12,6 +12,7 @@ mod canonical;
 mod channel;
 mod direct_url;
 mod export;
+mod extras;
 mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
