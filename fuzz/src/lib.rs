@@ -59,7 +59,7 @@ pub fn wheel(bytes: &[u8]) {
 pub fn layer(bytes: &[u8]) {
     in_store(|store| {
         let name = Sha256::from_bytes([7; 32]);
-        let path = store.root().join(&format!("layers/{name}"));
+        let path = store.root().join(format!("layers/{name}"));
         write(&path, &with_digest(bytes));
         let _ = store.layer(&name);
         let _ = fs::remove_file(&path);
@@ -70,7 +70,7 @@ pub fn layer(bytes: &[u8]) {
 pub fn tree(bytes: &[u8]) {
     in_store(|store| {
         let name = Digest::of(bytes);
-        let path = store.root().join(&format!("trees/{name}"));
+        let path = store.root().join(format!("trees/{name}"));
         write(&path, bytes);
         if let Ok(tree) = store.tree(&name) {
             let _ = tree.verify();
@@ -104,7 +104,7 @@ pub fn pack(bytes: &[u8]) {
 pub fn trace(bytes: &[u8]) {
     in_store(|store| {
         let tree = Digest::from_bytes([7; 32]);
-        let path = store.root().join(&format!("traces/{tree}"));
+        let path = store.root().join(format!("traces/{tree}"));
         write(&path, &with_digest(bytes));
         if let Some(mut trace) = Trace::load(store, &tree) {
             trace.add(&[]);
@@ -121,9 +121,9 @@ pub fn records(bytes: &[u8]) {
         let name: Name = "team/project:tag".parse().unwrap();
         let question = "a question";
         let paths = [
-            store.root().join(&format!("environments/{signature}.json")),
+            store.root().join(format!("environments/{signature}.json")),
             store.root().join("refs/team/project:tag"),
-            store.root().join(&format!("roots/pins/{signature}")),
+            store.root().join(format!("roots/pins/{signature}")),
             store.root().join("roots/owners/somebody"),
             store.root().join("leases/1-7.json"),
             store.root().join("linked/7.json"),

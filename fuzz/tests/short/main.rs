@@ -3,6 +3,8 @@
 //! `ENVFS_TEST_FUZZ_ROUNDS` says how many are made of them for each target; `ENVFS_FUZZ_CORPUS` names a directory into which
 //! those that are right are written, for libFuzzer to start from.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod seeds;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
