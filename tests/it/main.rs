@@ -11,6 +11,7 @@ mod crash;
 mod crowd;
 mod cuts;
 mod full;
+mod hostile;
 mod import;
 mod index;
 mod inherit;

@@ -12,6 +12,7 @@ pub mod data;
 pub mod differ;
 pub mod disk;
 pub mod installers;
+pub mod hostile;
 pub mod large;
 pub mod mounted;
 pub mod package;

@@ -13,6 +13,9 @@ pub const PLACEHOLDER: &str = concat!(
     "placehold_placehold_placehold_placehold_placehol_pl",
 );
 
+/// The blocks of zeros that end a tar.
+const END_BYTES: usize = 1024;
+
 /// Which of the two archive formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -69,6 +72,15 @@ impl Raw {
             kind,
             link: link.to_owned(),
             ..Self::file(path, "")
+        }
+    }
+
+    /// The same with content.
+    #[must_use]
+    pub fn content(self, content: impl AsRef<[u8]>) -> Self {
+        Self {
+            content: content.as_ref().to_vec(),
+            ..self
         }
     }
 
@@ -200,6 +212,13 @@ impl Package {
         self
     }
 
+    /// The same with a file below `info/`, which takes the place of the one that would be right.
+    #[must_use]
+    pub fn info_file(mut self, entry: Raw) -> Self {
+        self.extra_info.push(entry);
+        self
+    }
+
     /// The name of the archive.
     #[must_use]
     pub fn file_name(&self, format: Format) -> String {
@@ -235,12 +254,22 @@ impl Package {
     /// When a member cannot be written.
     #[must_use]
     pub fn archive(&self, format: Format) -> Vec<u8> {
+        self.archive_of(format, &tar_of(&self.payload))
+    }
+
+    /// The archive with a payload that was made elsewhere.
+    ///
+    /// # Panics
+    /// When a member cannot be written.
+    #[must_use]
+    pub fn archive_of(&self, format: Format, payload: &[u8]) -> Vec<u8> {
+        let info = tar_of(&self.info());
         match format {
-            Format::Conda => conda(&self.dist_name(), &tar_of(&self.payload), &tar_of(&self.info())),
+            Format::Conda => conda(&self.dist_name(), payload, &info),
             Format::TarBz2 => {
                 let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-                let entries: Vec<Raw> = self.info().into_iter().chain(self.payload.clone()).collect();
-                encoder.write_all(&tar_of(&entries)).unwrap();
+                encoder.write_all(&info[..info.len() - END_BYTES]).unwrap();
+                encoder.write_all(payload).unwrap();
                 encoder.finish().unwrap()
             }
         }
@@ -277,6 +306,7 @@ impl Package {
             });
             info.push(Raw::file("info/link.json", link.to_string()));
         }
+        info.retain(|entry| self.extra_info.iter().all(|extra| extra.path != entry.path));
         info.extend(self.extra_info.clone());
         info
     }

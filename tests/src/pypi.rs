@@ -94,7 +94,7 @@ pub fn lying_wheel(directory: &Path, name: &str, version: &str, changed: (&str, 
 }
 
 /// Base 64 with the alphabet of URLs, without padding (RFC 4648, 5), as `RECORD` wants it.
-fn base64url(bytes: &[u8]) -> String {
+pub(crate) fn base64url(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits: Vec<bool> = bytes
         .iter()

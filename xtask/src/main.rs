@@ -15,6 +15,7 @@ mod demo;
 mod envfs;
 mod power_cuts;
 mod posix;
+mod fuzz;
 mod sh;
 mod specs;
 mod system;
@@ -71,6 +72,14 @@ enum Task {
     },
     /// Try what pjdfstest and fsx try in environments that are written to.
     Posix(posix::Options),
+    /// Try every reader of bytes with libFuzzer.
+    Fuzz {
+        /// How long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Which ones [default: all].
+        targets: Vec<String>,
+    },
     /// Measure envfs beside the tools people use today, and write the tables.
     Bench(bench::Options),
 }
@@ -84,6 +93,7 @@ fn main() -> ExitCode {
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
         Task::Posix(options) => posix::run(&options),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -4,13 +4,16 @@
 //! precedence: the command line, variables, the project (`.envfs/config.toml` here or in a directory above), the user
 //! (`$XDG_CONFIG_HOME/envfs/config.toml`), the system (`/etc/envfs/config.toml`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use envfs_solver::{ArchiveLimits, LimitKind};
 use envfs_store::{Checks, UnknownChecks};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
+use crate::limits::{self, Limit};
 use crate::surroundings::{home, xdg};
 use crate::units;
 
@@ -47,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) verify: Setting<Checks>,
     /// For how long a run leaves its environment mounted when nobody uses it.
     pub(crate) idle: Setting<Option<Duration>>,
+    /// How much an archive may be, in the order of [`LimitKind::ALL`].
+    limits: [Setting<u64>; LimitKind::ALL.len()],
 }
 
 /// What came with the command.
@@ -56,12 +61,13 @@ pub(crate) struct Given<'a> {
     pub(crate) system_store: Option<&'a PathBuf>,
     pub(crate) is_offline: bool,
     pub(crate) verify: Option<Checks>,
+    pub(crate) limits: &'a [Limit],
 }
 
 /// A setting as it is shown.
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown {
-    pub(crate) key: &'static str,
+    pub(crate) key: String,
     pub(crate) value: Option<String>,
     /// `command line`, the name of a variable, the path of a file, or `default`.
     pub(crate) source: String,
@@ -83,6 +89,16 @@ struct Table {
     idle: Option<String>,
     offline: Option<bool>,
     verify: Option<String>,
+    #[serde(default)]
+    limits: BTreeMap<String, Amount>,
+}
+
+/// A number, or one with a unit.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Number(u64),
+    Text(String),
 }
 
 impl Settings {
@@ -108,7 +124,11 @@ impl Settings {
                 },
             ),
             idle: Setting::of_default(None),
+            limits: LimitKind::ALL.map(|kind| Setting::of_default(ArchiveLimits::default().get(kind))),
         };
+        for &limit in asked.limits {
+            settings.set_limit(limit, Source::CommandLine);
+        }
         // The first that says something wins.
         for path in files() {
             settings.add(&path)?;
@@ -170,43 +190,76 @@ impl Settings {
                 source: source(),
             };
         }
+        for (name, amount) in &file.envfs.limits {
+            let amount = match amount {
+                Amount::Number(number) => number.to_string(),
+                Amount::Text(text) => text.clone(),
+            };
+            let limit = limits::of(name, &amount).map_err(|reason| unusable(path, format!("limits: {reason}")))?;
+            if self.limits[limit.0 as usize].source == Source::Default {
+                self.set_limit(limit, source());
+            }
+        }
         Ok(())
+    }
+
+    fn set_limit(&mut self, (kind, value): Limit, source: Source) {
+        self.limits[kind as usize] = Setting { value, source };
+    }
+
+    /// How much an archive may be.
+    pub(crate) fn archive_limits(&self) -> ArchiveLimits {
+        let mut limits = ArchiveLimits::default();
+        for (kind, setting) in LimitKind::ALL.into_iter().zip(&self.limits) {
+            *limits.get_mut(kind) = setting.value;
+        }
+        limits
     }
 
     /// Every setting with its value and who says so.
     pub(crate) fn shown(&self) -> Vec<Shown> {
-        let path = |key, setting: &Option<Setting<PathBuf>>| Shown {
-            key,
+        let path = |key: &str, setting: &Option<Setting<PathBuf>>| Shown {
+            key: key.to_owned(),
             value: setting.as_ref().map(|setting| setting.value.display().to_string()),
             source: setting
                 .as_ref()
                 .map_or(&Source::Default, |setting| &setting.source)
                 .to_string(),
         };
-        vec![
+        let limits = LimitKind::ALL
+            .into_iter()
+            .zip(&self.limits)
+            .map(|(kind, setting)| Shown {
+                key: format!("limits.{}", kind.name()),
+                value: Some(setting.value.to_string()),
+                source: setting.source.to_string(),
+            });
+        let mut shown = vec![
             path("store", &self.store),
             path("system-store", &self.system_store),
             Shown {
-                key: "max-age",
+                key: "max-age".to_owned(),
                 value: Some(format!("{}s", self.max_age.value.as_secs())),
                 source: self.max_age.source.to_string(),
             },
             Shown {
-                key: "idle",
+                key: "idle".to_owned(),
                 value: self.idle.value.map(|idle| format!("{}s", idle.as_secs())),
                 source: self.idle.source.to_string(),
             },
             Shown {
-                key: "verify",
+                key: "verify".to_owned(),
                 value: Some(self.verify.value.name().to_owned()),
                 source: self.verify.source.to_string(),
             },
             Shown {
-                key: "offline",
+                key: "offline".to_owned(),
                 value: Some(self.offline.value.to_string()),
                 source: self.offline.source.to_string(),
             },
-        ]
+        ];
+        shown.extend(limits);
+        shown
     }
 }
 
@@ -273,5 +326,5 @@ fn absolute(directory: &Path, path: &Path) -> PathBuf {
 fn unusable(path: &Path, reason: String) -> CliError {
     CliError::new(format!("the configuration file `{}` cannot be used", path.display()))
         .because(reason)
-        .help("keys of `[envfs]` are store, system-store, max-age, idle, verify and offline; `envfs config show` says where each value comes from")
+        .help("keys of `[envfs]` are store, system-store, max-age, idle, verify, offline and the table limits; `envfs config show` says where each value comes from")
 }

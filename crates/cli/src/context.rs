@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::config::{self, Given, Settings};
 use crate::error::CliError;
+use crate::limits::{self, Limit};
 use crate::output;
 use crate::surroundings::{cache_home, home, variable, xdg};
 
@@ -37,6 +38,9 @@ pub(crate) struct Global {
     /// Use only what is here: the store, cached indexes and file:// channels
     #[arg(long, global = true)]
     pub(crate) offline: bool,
+    /// Raise or lower a limit on archives: archive, unpacked, metadata, path (bytes), files, ratio
+    #[arg(long, global = true, value_name = "NAME=AMOUNT", value_parser = limits::parse)]
+    pub(crate) limit: Vec<Limit>,
     /// Print JSON where something is listed or returned
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -83,6 +87,7 @@ impl Context {
             system_store: self.global.system_store.as_ref(),
             is_offline: self.global.offline,
             verify: self.global.verify,
+            limits: &self.global.limit,
         })?;
         Ok(self.settings.get_or_init(|| settings))
     }
@@ -149,6 +154,9 @@ impl Context {
         if let Some(system) = &self.settings()?.system_store {
             command.arg("--system-store").arg(std::path::absolute(&system.value)?);
         }
+        for (kind, value) in &self.global.limit {
+            command.arg("--limit").arg(format!("{}={value}", kind.name()));
+        }
         Ok(command)
     }
 
@@ -166,6 +174,7 @@ impl Context {
         options.config_files = config_files();
         options.channel_alias = variable("CONDA_CHANNEL_ALIAS");
         options.first_retry_pause = Duration::from_millis(500);
+        options.limits = self.settings()?.archive_limits();
         Ok(Network::new(options)?)
     }
 

@@ -8,13 +8,16 @@ use envfs_fuse::backend::BackendError;
 use envfs_fuse::run::RunError;
 use envfs_fuse::warm::WarmError;
 use envfs_solver::{
-    BuildError, ChannelError, ImportError, LinkScriptError, SolveError, SourceError, UvError, WheelsError,
+    ArchiveError, BuildError, ChannelError, FetchError, ImportError, LinkScriptError, SolveError, SourceError, UvError,
+    WheelError, WheelsError,
 };
 use envfs_store::environment::FindError;
 use envfs_store::name::InvalidName;
 use envfs_store::names::NameError;
 use envfs_store::view::PrefixError;
 
+use crate::limits;
+use crate::printable::printable;
 use crate::shortage;
 
 /// A failure, in words.
@@ -100,9 +103,9 @@ impl CliError {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("error: {}\n", self.message);
+        let mut text = format!("error: {}\n", printable(&self.message));
         let mut line = |head: &str, body: &str| {
-            let _ = writeln!(text, "  {head}: {}", body.replace('\n', "\n    "));
+            let _ = writeln!(text, "  {head}: {}", printable(body).replace('\n', "\n    "));
         };
         for cause in &self.causes {
             line("because", cause);
@@ -236,7 +239,12 @@ impl From<BuildError> for CliError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Store(error) => error.into(),
-            BuildError::Archive(envfs_solver::ArchiveError::Store(error)) => error.into(),
+            BuildError::Archive(ArchiveError::Store(error)) | BuildError::Wheel(WheelError::Store(error)) => {
+                error.into()
+            }
+            BuildError::Archive(ArchiveError::Limit { limit, .. })
+            | BuildError::Wheel(WheelError::Limit { limit, .. })
+            | BuildError::Fetch(FetchError::Limit { limit, .. }) => Self::of(&error).help(limits::help(&limit)),
             BuildError::Source(SourceError::Uv(error)) => error.into(),
             BuildError::Source(SourceError::Store(error)) => error.into(),
             BuildError::Source(SourceError::Failed { ref help, ref log, .. }) => Self {
@@ -333,6 +341,12 @@ impl From<std::io::Error> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_strangers_wrote_cannot_steer_the_terminal() {
+        let error = CliError::new("`a\u{1b}]0;b\r\u{7}\tc` is refused");
+        assert_eq!(error.text(), "error: `a\\u{1b}]0;b\\r\\u{7}\tc` is refused\n");
+    }
 
     #[test]
     fn lines_below_the_first_are_indented() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::printable::printable;
 
 /// Prints a JSON document.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), CliError> {
@@ -24,7 +25,7 @@ pub(crate) fn line(text: &str) -> Result<(), CliError> {
 /// Tells the person at the terminal something.
 pub(crate) fn note(text: &str) {
     // A closed standard error is nobody's failure.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 /// Opens the file to which a process in the background writes what it has to say.

@@ -39,6 +39,8 @@ pub mod explain;
 #[path = "../tests/fixture/mod.rs"]
 mod fixture;
 pub mod fs;
+#[doc(hidden)]
+pub mod fuzzing;
 mod holders;
 mod journal;
 mod keep;

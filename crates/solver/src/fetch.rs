@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::limits::Exceeded;
 use crate::network::{Network, redact};
 use crate::package::LockedPackage;
 use crate::pypi::LockedWheel;
@@ -180,6 +181,14 @@ pub enum FetchError {
         /// The digest of what is there, in hexadecimal.
         found: String,
     },
+    /// It is larger than an archive may be.
+    #[error("{url} is refused: {limit}")]
+    Limit {
+        /// The archive.
+        url: String,
+        /// What it passes.
+        limit: Exceeded,
+    },
     /// The URL is of a kind that cannot be fetched.
     #[error("{url} cannot be fetched: {scheme}:// is not supported; use https://, http://, oci:// or file://")]
     UnsupportedScheme {
@@ -210,6 +219,10 @@ async fn open_in_place(wanted: &Wanted, progress: &dyn FetchProgress) -> Result<
     let opened = tokio::task::spawn_blocking({
         let (path, wanted) = (path.clone(), wanted.clone());
         move || -> io::Result<(File, Digests)> {
+            // A pipe would be waited for, and a device may have no end.
+            if !std::fs::metadata(&path)?.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+            }
             let mut file = File::open(path)?;
             let digests = Digests::of_whole(&mut file, &wanted)?;
             Ok((file, digests))

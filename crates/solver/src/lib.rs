@@ -12,8 +12,12 @@ mod canonical;
 mod channel;
 mod direct_url;
 mod export;
+mod extras;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 mod import;
+mod limits;
 mod link;
 mod lock;
 mod network;
@@ -35,6 +39,7 @@ mod uv;
 mod wheel;
 mod wheel_metadata;
 mod wheels;
+mod zip_end;
 
 pub use agreement::disagreements;
 pub use archive::ArchiveError;
@@ -52,6 +57,7 @@ pub use import::{
     ImportError, ImportRequest, Imported, ImportedPackage, MachinePython, Origin, Outside, PrefixKind, Requested,
     import,
 };
+pub use limits::{ArchiveLimits, Exceeded, LimitKind, UnknownLimit};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
 pub use network::{Network, NetworkError, NetworkOptions};

@@ -21,6 +21,7 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use tokio::sync::Semaphore;
 use url::Url;
 
+use crate::limits::ArchiveLimits;
 use crate::retry::{RetryMiddleware, RetryRule};
 
 /// Time to establish a connection.
@@ -50,6 +51,8 @@ pub struct NetworkOptions {
     pub default_channels: Vec<String>,
     /// The pause before the first retry of a failed request; it doubles with each further one.
     pub first_retry_pause: Duration,
+    /// How much an archive may be that comes this way.
+    pub limits: ArchiveLimits,
 }
 
 impl NetworkOptions {
@@ -66,6 +69,7 @@ impl NetworkOptions {
             channel_alias: None,
             default_channels: Vec::new(),
             first_retry_pause: Duration::from_millis(300),
+            limits: ArchiveLimits::default(),
         }
     }
 }
@@ -128,6 +132,10 @@ impl Network {
     #[must_use]
     pub fn is_offline(&self) -> bool {
         self.options.is_offline
+    }
+
+    pub(crate) fn limits(&self) -> &ArchiveLimits {
+        &self.options.limits
     }
 
     /// The channels of a spec that names none.

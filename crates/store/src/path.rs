@@ -73,6 +73,14 @@ impl EnvPath {
         let slash = self.0.iter().rposition(|&byte| byte == b'/')?;
         Some(Self(self.0[..slash].to_owned()))
     }
+
+    /// Whether it lies below `directory`, at any depth.
+    #[must_use]
+    pub fn is_below(&self, directory: &EnvPath) -> bool {
+        self.0
+            .strip_prefix(directory.0.as_slice())
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    }
 }
 
 /// Whether `name` may be the name of a file.
@@ -125,6 +133,13 @@ mod tests {
         }
         assert!(EnvPath::parse(vec![b'x'; 256]).is_err());
         assert_eq!(EnvPath::parse("./lib/a b").unwrap().as_bytes(), b"lib/a b");
+    }
+
+    #[test]
+    fn what_lies_below_has_more_names() {
+        let path = |text: &str| EnvPath::parse(text).unwrap();
+        assert!(path("a/b/c").is_below(&path("a")) && path("a/b/c").is_below(&path("a/b")));
+        assert!(!path("a-b/c").is_below(&path("a")) && !path("a").is_below(&path("a")));
     }
 
     #[test]

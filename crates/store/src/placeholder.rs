@@ -69,7 +69,8 @@ pub struct Placeholder {
 }
 
 impl Encoding {
-    const ALL: [Self; 5] = [Self::Utf8, Self::Utf16Le, Self::Utf16Be, Self::Utf32Le, Self::Utf32Be];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Utf8, Self::Utf16Le, Self::Utf16Be, Self::Utf32Le, Self::Utf32Be];
 
     /// `text` in this encoding.
     #[must_use]

@@ -103,7 +103,7 @@ impl Trace {
         for opened in run {
             if let Some(&place) = places.get(&opened.node) {
                 let file = &mut self.files[place];
-                file.runs += 1;
+                file.runs = file.runs.saturating_add(1);
                 file.add_pieces(&opened.pieces);
                 behind = behind.max(place + 1);
             } else {
@@ -127,7 +127,7 @@ impl Trace {
         merged.extend(new.map(|(_, file)| file));
         merged.truncate(MAX_FILES);
         self.files = merged;
-        self.runs += 1;
+        self.runs = self.runs.saturating_add(1);
     }
 
     /// How many files at its start every run opened: what even the shortest needs.
@@ -238,6 +238,16 @@ fn path(store: &Store, tree: &Digest) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_that_was_recorded_for_ever_is_no_failure() {
+        let mut trace = Trace {
+            runs: u32::MAX,
+            files: Vec::new(),
+        };
+        trace.add(&[]);
+        assert_eq!(trace.runs, u32::MAX);
+    }
 
     fn run(nodes: &[u32]) -> Vec<Opened> {
         nodes

@@ -38,7 +38,7 @@ pub(crate) fn execute(context: &Context, args: &ConfigArgs) -> Result<ExitCode, 
     } else {
         let cells = shown.into_iter().map(|setting| {
             let value = setting.value.unwrap_or_else(|| "-".to_owned());
-            vec![setting.key.to_owned(), value, setting.source]
+            vec![setting.key, value, setting.source]
         });
         output::table(&["KEY", "VALUE", "SOURCE"], &[], &cells.collect::<Vec<_>>())?;
     }

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 
 use super::ArchiveError;
+use crate::limits::Meter;
+use crate::zip_end;
 
 /// Buffers between the file, the decompressor and the tar reader.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -13,25 +15,26 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// highest level use 128 MiB (2^27).
 const MAX_WINDOW_LOG: u32 = 27;
 
-/// Calls `read` with every tar in `file`, payload before metadata.
+/// A `.conda` holds `metadata.json` and two tars (CEP 35), and may hold a signature more.
+const MAX_MEMBERS: u64 = 64;
+
+/// Calls `read` with every tar in `file`, payload before metadata. All that is unpacked goes through `meter`.
 pub(super) fn for_each_tar(
     mut file: File,
     name: &str,
+    meter: &Meter,
     read: &mut dyn FnMut(&mut dyn Read) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let unreadable = |source| ArchiveError::Unreadable {
-        archive: name.to_owned(),
-        source,
-    };
+    let unreadable = |source| unreadable(name, source);
     let mut magic = [0; 4];
     file.rewind().map_err(unreadable)?;
     file.read_exact(&mut magic).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
     match &magic {
-        b"PK\x03\x04" => for_each_member(file, name, read),
+        b"PK\x03\x04" => for_each_member(file, name, meter, read),
         [b'B', b'Z', b'h', _] => {
             let decoder = bzip2::read::MultiBzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
-            read_whole(decoder, name, read)
+            read_whole(meter.metered(decoder), name, read)
         }
         _ => Err(ArchiveError::Malformed {
             archive: name.to_owned(),
@@ -43,13 +46,22 @@ pub(super) fn for_each_tar(
 fn for_each_member(
     file: File,
     name: &str,
+    meter: &Meter,
     read: &mut dyn FnMut(&mut dyn Read) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let malformed = |what: String| ArchiveError::Malformed {
         archive: name.to_owned(),
         what,
     };
+    let members = zip_end::members(&file).map_err(|source| unreadable(name, source))?;
+    if members.map_err(malformed)? > MAX_MEMBERS {
+        return Err(malformed(format!(
+            "its zip holds more than {MAX_MEMBERS} members; three are usual"
+        )));
+    }
     let mut zip = zip::ZipArchive::new(BufReader::with_capacity(BUFFER_BYTES, file))
+        .map_err(|error| malformed(format!("its zip directory: {error}")))?;
+    zip.validate_header_consistency()
         .map_err(|error| malformed(format!("its zip directory: {error}")))?;
     for part in ["pkg-", "info-"] {
         let members: Vec<usize> = (0..zip.len())
@@ -78,7 +90,7 @@ fn for_each_member(
         decoder
             .window_log_max(MAX_WINDOW_LOG)
             .map_err(|source| unreadable(name, source))?;
-        read_whole(decoder, name, read)?;
+        read_whole(meter.metered(decoder), name, read)?;
     }
     Ok(())
 }
@@ -96,8 +108,5 @@ fn read_whole(
 }
 
 fn unreadable(name: &str, source: io::Error) -> ArchiveError {
-    ArchiveError::Unreadable {
-        archive: name.to_owned(),
-        source,
-    }
+    ArchiveError::of_io(name, source)
 }

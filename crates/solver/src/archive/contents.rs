@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use envfs_store::ingest::{Ingest, Stored};
 use envfs_store::path::EnvPath;
 use tar::EntryType;
 
 use super::ArchiveError;
+use super::members::{Member, Members, TarError};
+use crate::limits::Meter;
 
-/// No metadata file is larger: the `paths.json` of a package with a million files has about 250 MB.
-const MAX_INFO_BYTES: u64 = 512 * 1024 * 1024;
+/// The longest target of a symlink (`PATH_MAX` of Linux, with the NUL behind it).
+const MAX_TARGET_BYTES: usize = 4095;
 
 /// Metadata files that are read; the rest of `info/` is passed over.
 const READ_INFO: [&str; 8] = [
@@ -29,8 +31,9 @@ const READ_INFO: [&str; 8] = [
 const MIN_MTIME_S: i64 = 315_532_800;
 
 /// Files of an archive by their path. Where a tar brings a path twice the later one counts.
-pub(super) struct Contents {
+pub(super) struct Contents<'a> {
     archive: String,
+    meter: &'a Meter,
     files: BTreeMap<EnvPath, Found>,
     info: BTreeMap<String, Vec<u8>>,
     about_mtime_s: i64,
@@ -48,10 +51,12 @@ pub(super) enum FoundKind {
     Symlink(Vec<u8>),
 }
 
-impl Contents {
-    pub(super) fn new(archive: &str) -> Self {
+impl<'a> Contents<'a> {
+    /// Of the archive with this name, whose contents `meter` counts.
+    pub(super) fn new(archive: &str, meter: &'a Meter) -> Self {
         Self {
             archive: archive.to_owned(),
+            meter,
             files: BTreeMap::new(),
             info: BTreeMap::new(),
             about_mtime_s: MIN_MTIME_S,
@@ -78,30 +83,26 @@ impl Contents {
 
     /// Takes in everything in one tar.
     pub(super) fn read(&mut self, tar: &mut dyn Read, ingest: &mut Ingest<'_>) -> Result<(), ArchiveError> {
-        let mut tar = tar::Archive::new(tar);
-        let entries = tar.entries().map_err(|source| self.unreadable(source))?;
-        for entry in entries {
-            let entry = entry.map_err(|source| self.unreadable(source))?;
-            self.read_entry(entry, ingest)?;
+        let mut members = Members::new(tar);
+        while let Some(member) = members.next().map_err(|error| self.unreadable_tar(error))? {
+            self.read_member(&member, &mut members, ingest)?;
         }
         Ok(())
     }
 
-    /// Refuses a file below a symlink of the same archive: writing it would follow the link.
-    pub(super) fn check_symlinks(&self) -> Result<(), ArchiveError> {
-        for path in self.files.keys() {
-            let mut parent = path.parent();
-            while let Some(directory) = parent {
-                if let Some(Found {
-                    kind: FoundKind::Symlink(target),
-                    ..
-                }) = self.files.get(&directory)
-                {
-                    let target = String::from_utf8_lossy(target);
-                    return Err(self.forbidden(path, format!("lies below `{directory}`, a symlink to `{target}`")));
-                }
-                parent = directory.parent();
+    /// Refuses what lies below a symlink or a file of the same archive: writing it would follow the link, or fail.
+    pub(super) fn check_parents(&self) -> Result<(), ArchiveError> {
+        let mut last: Option<(&EnvPath, &FoundKind)> = None;
+        // Sorted by names, so that what lies below a path comes right behind it.
+        for (path, found) in &self.files {
+            if let Some((parent, kind)) = last.filter(|(parent, _)| path.is_below(parent)) {
+                let what = match kind {
+                    FoundKind::Symlink(target) => format!("a symlink to `{}`", String::from_utf8_lossy(target)),
+                    _ => "a file".to_owned(),
+                };
+                return Err(self.forbidden(path, format!("lies below `{parent}`, {what}")));
             }
+            last = (!matches!(found.kind, FoundKind::Directory)).then_some((path, &found.kind));
         }
         Ok(())
     }
@@ -121,39 +122,36 @@ impl Contents {
         }
     }
 
-    fn read_entry<R: Read>(
+    fn read_member(
         &mut self,
-        mut entry: tar::Entry<'_, R>,
+        member: &Member,
+        content: &mut dyn Read,
         ingest: &mut Ingest<'_>,
     ) -> Result<(), ArchiveError> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader) {
-            return Ok(());
-        }
-        let name = entry.path_bytes();
-        let name = name.strip_suffix(b"/").unwrap_or(&name);
-        if matches!(name, b"" | b".") {
+        if matches!(member.path.as_slice(), b"" | b".") {
             return Ok(()); // the root of the archive
         }
-        let path = EnvPath::parse(name).map_err(|error| ArchiveError::Forbidden {
+        let counted = self.meter.files(1).and_then(|()| self.meter.path(&member.path));
+        counted.map_err(|limit| ArchiveError::of_limit(&self.archive, limit))?;
+        let path = EnvPath::parse(&member.path).map_err(|error| ArchiveError::Forbidden {
             archive: self.archive.clone(),
             path: error.path,
             reason: error.reason.to_owned(),
         })?;
-        let rounded_s = entry.header().mtime().map_err(|source| self.unreadable(source))?;
-        let rounded_s = i64::try_from(rounded_s).unwrap_or(MIN_MTIME_S).max(MIN_MTIME_S);
+        let rounded_s = i64::try_from(member.rounded_mtime_s)
+            .unwrap_or(MIN_MTIME_S)
+            .max(MIN_MTIME_S);
         if let Some(info) = path.as_bytes().strip_prefix(b"info/") {
             let info = String::from_utf8_lossy(info).into_owned();
-            return self.read_info(&mut entry, &info, rounded_s);
+            return self.read_info(member, content, &info, rounded_s);
         }
-        let mtime_s = exact_mtime_s(&mut entry).map_or(rounded_s, |mtime_s| mtime_s.max(MIN_MTIME_S));
-        let kind = match kind {
+        let kind = match member.kind {
             EntryType::Directory => FoundKind::Directory,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.store(&mut entry, &path, ingest)?
+                self.store(member, content, &path, ingest)?
             }
-            EntryType::Symlink => FoundKind::Symlink(self.link_target(&entry, &path)?),
-            EntryType::Link => self.hardlink(&entry, &path)?,
+            EntryType::Symlink => FoundKind::Symlink(self.link_target(member, &path)?.to_owned()),
+            EntryType::Link => self.hardlink(member, &path)?,
             EntryType::Block | EntryType::Char | EntryType::Fifo => {
                 return Err(self.forbidden(
                     &path,
@@ -167,59 +165,83 @@ impl Contents {
                 ));
             }
         };
+        let mtime_s = member
+            .exact_mtime_s
+            .map_or(rounded_s, |mtime_s| mtime_s.max(MIN_MTIME_S));
         self.files.insert(path, Found { kind, mtime_s });
         Ok(())
     }
 
-    fn read_info(&mut self, entry: &mut dyn Read, name: &str, mtime_s: i64) -> Result<(), ArchiveError> {
+    fn read_info(
+        &mut self,
+        member: &Member,
+        content: &mut dyn Read,
+        name: &str,
+        mtime_s: i64,
+    ) -> Result<(), ArchiveError> {
         if !READ_INFO.contains(&name) {
             return Ok(());
         }
-        let mut content = Vec::new();
-        entry
-            .take(MAX_INFO_BYTES + 1)
-            .read_to_end(&mut content)
-            .map_err(|source| self.unreadable(source))?;
-        if content.len() as u64 > MAX_INFO_BYTES {
-            return Err(self.malformed(format!("info/{name} is larger than {MAX_INFO_BYTES} bytes")));
+        if !matches!(member.kind, EntryType::Regular | EntryType::Continuous) {
+            return Err(self.malformed(format!("info/{name} is not a plain file")));
         }
+        self.meter
+            .metadata(member.size_bytes)
+            .map_err(|limit| ArchiveError::of_limit(&self.archive, limit))?;
+        let mut bytes = Vec::new();
+        content
+            .read_to_end(&mut bytes)
+            .map_err(|source| ArchiveError::of_io(&self.archive, source))?;
         if name == "about.json" {
             self.about_mtime_s = mtime_s;
         }
-        self.info.insert(name.to_owned(), content);
+        self.info.insert(name.to_owned(), bytes);
         Ok(())
     }
 
-    fn store<R: Read>(
+    fn store(
         &self,
-        entry: &mut tar::Entry<'_, R>,
+        member: &Member,
+        content: &mut dyn Read,
         path: &EnvPath,
         ingest: &mut Ingest<'_>,
     ) -> Result<FoundKind, ArchiveError> {
-        let mode = entry.header().mode().map_err(|source| self.unreadable(source))?;
+        self.meter
+            .unpacked(member.hole_bytes)
+            .map_err(|limit| ArchiveError::of_limit(&self.archive, limit))?;
         let source = PathBuf::from(format!("{}: {path}", self.archive));
-        let expected = entry.size();
-        let stored = ingest.add(&source, entry)?;
-        if stored.size_bytes != expected {
-            return Err(self.malformed(format!("`{path}` ends after {} of {expected} bytes", stored.size_bytes)));
+        let stored = ingest
+            .add(&source, content)
+            .map_err(|error| self.unreadable_file(&source, error))?;
+        if stored.size_bytes != member.size_bytes {
+            return Err(self.malformed(format!(
+                "`{path}` ends after {} of {} bytes",
+                stored.size_bytes, member.size_bytes
+            )));
         }
         Ok(FoundKind::File {
             stored,
-            executable: mode & 0o111 != 0,
+            executable: member.mode & 0o111 != 0,
         })
     }
 
-    fn link_target<R: Read>(&self, entry: &tar::Entry<'_, R>, path: &EnvPath) -> Result<Vec<u8>, ArchiveError> {
-        match entry.link_name_bytes() {
-            Some(target) if !target.is_empty() && !target.contains(&0) => Ok(target.into_owned()),
-            _ => Err(self.malformed(format!("the link `{path}` has no target"))),
+    fn link_target<'m>(&self, member: &'m Member, path: &EnvPath) -> Result<&'m [u8], ArchiveError> {
+        let target = member.link.as_slice();
+        if target.is_empty() || target.contains(&0) {
+            return Err(self.malformed(format!("the link `{path}` has no target")));
         }
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(self.forbidden(
+                path,
+                format!("is a link whose target is longer than {MAX_TARGET_BYTES} bytes"),
+            ));
+        }
+        Ok(target)
     }
 
     /// A hardlink names an earlier file of the archive, by its path from the archive's root.
-    fn hardlink<R: Read>(&self, entry: &tar::Entry<'_, R>, path: &EnvPath) -> Result<FoundKind, ArchiveError> {
-        let target = self.link_target(entry, path)?;
-        let target = EnvPath::parse(&target)
+    fn hardlink(&self, member: &Member, path: &EnvPath) -> Result<FoundKind, ArchiveError> {
+        let target = EnvPath::parse(self.link_target(member, path)?)
             .map_err(|error| self.forbidden(path, format!("is a hardlink whose target {}", error.reason)))?;
         match self.files.get(&target).map(|found| &found.kind) {
             Some(FoundKind::File { stored, executable }) => Ok(FoundKind::File {
@@ -234,22 +256,20 @@ impl Contents {
         }
     }
 
-    fn unreadable(&self, source: std::io::Error) -> ArchiveError {
-        ArchiveError::Unreadable {
-            archive: self.archive.clone(),
-            source,
+    fn unreadable_tar(&self, error: TarError) -> ArchiveError {
+        match error {
+            TarError::Unreadable(source) => ArchiveError::of_io(&self.archive, source),
+            TarError::Malformed(what) => self.malformed(format!("its tar {what}")),
         }
     }
-}
 
-/// The whole seconds of the time that a pax header tells, if there is one (pax of POSIX.1-2017, "mtime").
-///
-/// Writers that know fractions of a second round them in the plain header, as Python's `tarfile` does. Bytecode was
-/// compiled against the time before the point: a file that is a second younger makes it stale.
-fn exact_mtime_s<R: Read>(entry: &mut tar::Entry<'_, R>) -> Option<i64> {
-    let extensions = entry.pax_extensions().ok()??;
-    let mtime = extensions
-        .filter_map(Result::ok)
-        .find(|extension| extension.key_bytes() == b"mtime")?;
-    mtime.value().ok()?.split('.').next()?.parse().ok()
+    /// Whether the archive ended too early, or the store failed.
+    fn unreadable_file(&self, source: &Path, error: envfs_store::Error) -> ArchiveError {
+        match error {
+            envfs_store::Error::Io {
+                path, source: cause, ..
+            } if path == source => ArchiveError::of_io(&self.archive, cause),
+            error => error.into(),
+        }
+    }
 }

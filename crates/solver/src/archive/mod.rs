@@ -6,6 +6,7 @@
 
 mod container;
 mod contents;
+mod members;
 mod paths;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,9 @@ use envfs_store::ingest::{Ingest, Written};
 use envfs_store::layer::Layer;
 use envfs_store::workspace::Workspace;
 use envfs_store::{Store, digest};
+use rattler_conda_types::package::IndexJson;
 
+use crate::limits::{ArchiveLimits, Exceeded, Meter};
 use contents::Contents;
 pub(crate) use paths::find_placeholder;
 
@@ -70,9 +73,37 @@ pub enum ArchiveError {
         /// What it is.
         actual: digest::Sha256,
     },
+    /// It is more than an archive may be.
+    #[error("`{archive}` is refused: {limit}")]
+    Limit {
+        /// The archive's file name.
+        archive: String,
+        /// What it passes.
+        limit: Exceeded,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
+}
+
+impl ArchiveError {
+    fn of_limit(archive: &str, limit: Exceeded) -> Self {
+        Self::Limit {
+            archive: archive.to_owned(),
+            limit,
+        }
+    }
+
+    /// What ended a reading: a limit, or damage.
+    fn of_io(archive: &str, source: io::Error) -> Self {
+        match Exceeded::in_error(&source) {
+            Some(limit) => Self::of_limit(archive, limit),
+            None => Self::Unreadable {
+                archive: archive.to_owned(),
+                source,
+            },
+        }
+    }
 }
 
 /// Reads `file`, the archive called `name` whose digest is `sha256`, and puts its files and its layer into the store.
@@ -85,13 +116,21 @@ pub(crate) fn ingest(
     file: File,
     name: &str,
     sha256: digest::Sha256,
+    limits: &ArchiveLimits,
 ) -> Result<(Layer, Written), ArchiveError> {
+    let archive_bytes = file
+        .metadata()
+        .map_err(|source| ArchiveError::of_io(name, source))?
+        .len();
+    let meter = Meter::new(*limits, archive_bytes).map_err(|limit| ArchiveError::of_limit(name, limit))?;
     let mut ingest = Ingest::new(store, workspace)?;
-    let mut contents = Contents::new(name);
-    container::for_each_tar(file, name, &mut |tar| contents.read(tar, &mut ingest))?;
-    contents.check_symlinks()?;
-    if contents.info("index.json").is_none() {
-        return Err(contents.malformed("it has no info/index.json"));
+    let mut contents = Contents::new(name, &meter);
+    container::for_each_tar(file, name, &meter, &mut |tar| contents.read(tar, &mut ingest))?;
+    contents.check_parents()?;
+    match contents.info("index.json").map(serde_json::from_slice::<IndexJson>) {
+        None => return Err(contents.malformed("it has no info/index.json")),
+        Some(Err(error)) => return Err(contents.malformed(format!("info/index.json: {error}"))),
+        Some(Ok(_)) => {}
     }
     let entries = paths::entries(&contents, &mut ingest)?;
     let layer = Layer {
@@ -110,7 +149,7 @@ pub(crate) fn ingest(
     Ok((layer, written))
 }
 
-fn kept_info(contents: &Contents) -> BTreeMap<String, Vec<u8>> {
+fn kept_info(contents: &Contents<'_>) -> BTreeMap<String, Vec<u8>> {
     KEPT_INFO
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), contents.info(name)?.to_owned())))

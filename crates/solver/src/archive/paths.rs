@@ -1,7 +1,7 @@
 //! Joins what an archive holds with what its `info/paths.json` announces (CEP 34): which files are linked, what they must
 //! be, and where the prefix placeholder stands in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,6 +11,7 @@ use envfs_store::ingest::{Ingest, Stored};
 use envfs_store::layer::{Entry, EntryKind, FileEntry};
 use envfs_store::path::EnvPath;
 use envfs_store::placeholder::{CString, Encoding, Occurrences, Placeholder, TextOccurrence};
+use memchr::memmem;
 use rattler::install::link::{find_cstring_occurrences, find_text_occurrences};
 use rattler_conda_types::package::{
     FileMode, Files, HasPrefix, NoLink, NoSoftlink, OffsetEncoding, PackageFile, PathType, PathsEntry, PathsJson,
@@ -19,19 +20,29 @@ use rattler_conda_types::package::{
 use super::ArchiveError;
 use super::contents::{Contents, Found, FoundKind};
 
+/// No file names its prefix more often: a place takes some 20 bytes in each tree.
+const MAX_OCCURRENCES: usize = 1_000_000;
+
 /// The entries of the layer, sorted by path.
-pub(super) fn entries(contents: &Contents, ingest: &mut Ingest<'_>) -> Result<Vec<Entry>, ArchiveError> {
+pub(super) fn entries(contents: &Contents<'_>, ingest: &mut Ingest<'_>) -> Result<Vec<Entry>, ArchiveError> {
     let mut entries = BTreeMap::new();
     for listed in announced(contents)?.paths {
         let path = parse_path(contents, &listed.relative_path)?;
         let entry = entry(contents, ingest, path, listed)?;
-        entries.insert(entry.path.clone(), entry);
+        match entries.entry(entry.path.clone()) {
+            btree_map::Entry::Vacant(place) => drop(place.insert(entry)),
+            btree_map::Entry::Occupied(earlier) if *earlier.get() == entry => {}
+            btree_map::Entry::Occupied(earlier) => {
+                let what = format!("info/paths.json lists `{}` twice, and not alike", earlier.key());
+                return Err(contents.malformed(what));
+            }
+        }
     }
     Ok(entries.into_values().collect())
 }
 
 fn entry(
-    contents: &Contents,
+    contents: &Contents<'_>,
     ingest: &mut Ingest<'_>,
     path: EnvPath,
     listed: PathsEntry,
@@ -60,6 +71,7 @@ fn entry(
         FoundKind::Symlink(target) => EntryKind::Symlink(target.clone()),
         FoundKind::File { stored, executable } => {
             let sha256 = check_sha256(contents, &path, &listed, stored)?;
+            check_size(contents, &path, &listed, stored)?;
             EntryKind::File(FileEntry {
                 digest: stored.digest,
                 sha256,
@@ -67,11 +79,13 @@ fn entry(
                 executable: *executable,
                 placeholder: match listed.prefix_placeholder {
                     None => None,
-                    Some(announced) => Some(
-                        ingest
-                            .content(stored)?
-                            .scan(|content| find_placeholder(announced.placeholder, announced.file_mode, content)),
-                    ),
+                    Some(announced) => {
+                        let found = ingest.content(stored)?.scan(|content| {
+                            check_placeholder(&announced.placeholder, content)?;
+                            Ok(find_placeholder(announced.placeholder, announced.file_mode, content))
+                        });
+                        Some(found.map_err(|reason: String| contents.forbidden(&path, reason))?)
+                    }
                 },
             })
         }
@@ -84,7 +98,7 @@ fn entry(
 }
 
 fn check_sha256(
-    contents: &Contents,
+    contents: &Contents<'_>,
     path: &EnvPath,
     listed: &PathsEntry,
     stored: &Stored,
@@ -101,6 +115,45 @@ fn check_sha256(
         });
     }
     Ok(Some(expected))
+}
+
+fn check_size(
+    contents: &Contents<'_>,
+    path: &EnvPath,
+    listed: &PathsEntry,
+    stored: &Stored,
+) -> Result<(), ArchiveError> {
+    match listed.size_in_bytes {
+        Some(said) if listed.path_type == PathType::HardLink && said != stored.size_bytes => {
+            Err(contents.malformed(format!(
+                "`{path}` has {} bytes, but its info/paths.json says {said}",
+                stored.size_bytes
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a placeholder that stands for nothing, or so often that the places would fill the memory.
+fn check_placeholder(placeholder: &str, content: &[u8]) -> Result<(), String> {
+    if placeholder.is_empty() || placeholder.contains('\0') {
+        return Err("has a prefix placeholder in info/paths.json that no file can hold".to_owned());
+    }
+    // Where they would overlap they cannot be so many: real files need no search.
+    if content.len() / placeholder.len() < MAX_OCCURRENCES {
+        return Ok(());
+    }
+    let count = |encoding: Encoding| {
+        memmem::find_iter(content, &encoding.encode(placeholder))
+            .take(MAX_OCCURRENCES)
+            .count()
+    };
+    match Encoding::ALL.into_iter().map(count).sum::<usize>() < MAX_OCCURRENCES {
+        true => Ok(()),
+        false => Err(format!(
+            "holds its prefix placeholder `{placeholder}` more than {MAX_OCCURRENCES} times"
+        )),
+    }
 }
 
 /// Every place where a file names the placeholder that its metadata announces.
@@ -151,7 +204,7 @@ fn encoding(encoding: OffsetEncoding) -> Encoding {
 }
 
 /// `info/paths.json`, or what older packages have in its place.
-fn announced(contents: &Contents) -> Result<PathsJson, ArchiveError> {
+fn announced(contents: &Contents<'_>) -> Result<PathsJson, ArchiveError> {
     if let Some(json) = contents.info("paths.json") {
         return serde_json::from_slice(json).map_err(|error| contents.malformed(format!("info/paths.json: {error}")));
     }
@@ -176,18 +229,18 @@ fn announced(contents: &Contents) -> Result<PathsJson, ArchiveError> {
     Ok(paths)
 }
 
-fn optional<T: PackageFile>(contents: &Contents, name: &str) -> Result<Option<T>, ArchiveError> {
+fn optional<T: PackageFile>(contents: &Contents<'_>, name: &str) -> Result<Option<T>, ArchiveError> {
     contents
         .info(name)
         .map(|text| old_file(contents, name, text))
         .transpose()
 }
 
-fn old_file<T: PackageFile>(contents: &Contents, name: &str, text: &[u8]) -> Result<T, ArchiveError> {
+fn old_file<T: PackageFile>(contents: &Contents<'_>, name: &str, text: &[u8]) -> Result<T, ArchiveError> {
     T::from_slice(text).map_err(|error| contents.malformed(format!("info/{name}: {error}")))
 }
 
-fn parse_path(contents: &Contents, path: &Path) -> Result<EnvPath, ArchiveError> {
+fn parse_path(contents: &Contents<'_>, path: &Path) -> Result<EnvPath, ArchiveError> {
     EnvPath::parse(path.as_os_str().as_bytes()).map_err(|error| ArchiveError::Forbidden {
         archive: contents.archive().to_owned(),
         path: error.path,

@@ -12,6 +12,7 @@ use sha2::Digest as _;
 use tar::EntryType;
 
 use super::ArchiveError;
+use crate::limits::ArchiveLimits;
 
 const PLACEHOLDER: &str = "/opt/placehold/placehold/placehold";
 
@@ -109,7 +110,14 @@ fn ingest(archive: &[u8]) -> (Result<Layer, ArchiveError>, tempfile::TempDir) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(archive).unwrap();
     file.rewind().unwrap();
-    let result = super::ingest(&store, &workspace, file, "x-1-0.conda", Sha256::from_bytes([9; 32]));
+    let result = super::ingest(
+        &store,
+        &workspace,
+        file,
+        "x-1-0.conda",
+        Sha256::from_bytes([9; 32]),
+        &ArchiveLimits::default(),
+    );
     (result.map(|(layer, _)| layer), directory)
 }
 

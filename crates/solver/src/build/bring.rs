@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::{BuildError, BuildProgress, blocking};
 use crate::archive;
 use crate::fetch::{FetchError, FetchProgress, FetchedArchive};
+use crate::limits::ArchiveLimits;
 use crate::network::Network;
 use crate::package::LockedPackage;
 use crate::pypi::LockedWheel;
@@ -144,15 +145,22 @@ impl Archive {
         }
     }
 
-    fn ingest(&self, destination: &Destination, fetched: FetchedArchive) -> Result<(Layer, Written), BuildError> {
+    fn ingest(
+        &self,
+        destination: &Destination,
+        fetched: FetchedArchive,
+        limits: &ArchiveLimits,
+    ) -> Result<(Layer, Written), BuildError> {
         let Destination { store, workspace } = destination;
         let sha256 = Sha256::from_bytes(fetched.sha256);
         if let Some(layer) = store.layer(&sha256)? {
             return Ok((layer, Written::default()));
         }
         Ok(match self {
-            Self::Package(package) => archive::ingest(store, workspace, fetched.file, &package.file_name(), sha256)?,
-            Self::Wheel(wheel) => wheel::ingest(store, workspace, fetched.file, wheel.file_name(), sha256)?,
+            Self::Package(package) => {
+                archive::ingest(store, workspace, fetched.file, &package.file_name(), sha256, limits)?
+            }
+            Self::Wheel(wheel) => wheel::ingest(store, workspace, fetched.file, wheel.file_name(), sha256, limits)?,
         })
     }
 
@@ -203,11 +211,11 @@ async fn bring(
         .await
         .map_err(|error| BuildError::Worker(error.to_string()))?;
     let name = archive.name().to_owned();
-    let destination = destination.clone();
+    let (destination, limits) = (destination.clone(), *network.limits());
     let brought = blocking(move || {
         let _held = (permit, reservation);
         let size_bytes = fetched.size_bytes;
-        let (layer, written) = archive.ingest(&destination, fetched)?;
+        let (layer, written) = archive.ingest(&destination, fetched, &limits)?;
         archive.complete(layer, size_bytes, written)
     })
     .await?;

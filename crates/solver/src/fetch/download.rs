@@ -72,6 +72,7 @@ enum Ending {
 
 impl Transfer<'_> {
     async fn run(&mut self) -> Result<[u8; 32], FetchError> {
+        self.check_limit(self.wanted.size_bytes.unwrap_or_default())?;
         self.progress.started(self.wanted.size_bytes);
         self.progress.advanced(self.spool.received_bytes());
         if self.spool.is_known_whole() {
@@ -172,6 +173,10 @@ impl Transfer<'_> {
                 Ok(Some(bytes)) => {
                     self.spool.append(&bytes)?;
                     self.progress.advanced(bytes.len() as u64);
+                    self.check_limit(self.spool.received_bytes())?;
+                    if (self.wanted.size_bytes).is_some_and(|expected| self.spool.received_bytes() > expected) {
+                        break; // what comes too much may have no end
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => return Ok(again(&innermost(&error))),
@@ -197,6 +202,18 @@ impl Transfer<'_> {
             }
             _ => Err(self.unreachable(1, innermost(error))),
         }
+    }
+
+    /// Nothing stays of what is too large.
+    fn check_limit(&mut self, bytes: u64) -> Result<(), FetchError> {
+        let Err(limit) = self.network.limits().check_archive(bytes) else {
+            return Ok(());
+        };
+        self.restart()?;
+        Err(FetchError::Limit {
+            url: redact(self.url),
+            limit,
+        })
     }
 
     fn restart(&mut self) -> Result<(), FetchError> {

@@ -361,3 +361,10 @@ mod random {
         }
     }
 }
+
+#[test]
+fn an_extra_at_which_the_parser_panics_is_refused() {
+    let text = "version: 6\nenvironments:\n  default:\n    channels: []\n    packages:\n      linux-64:\n      - pypi: https://h.example/y-1-py3-none-any.whl\npackages:\n- pypi: https://h.example/y-1-py3-none-any.whl\n  name: y\n  version: '1'\n  requires_dist:\n  - z[a-]>=1\n";
+    let error = Lock::parse(text, Path::new("pixi.lock")).unwrap_err().to_string();
+    assert!(error.contains("line 13") && error.contains("the extra `a-`"), "{error}");
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 use url::Url;
 
 use super::{Kind, Pep508, Place, Requirement, RequirementError, Source, SourceKind};
+use crate::extras;
 use crate::source::normal;
 
 /// What a line says.
@@ -168,6 +169,13 @@ fn parse_requirement(text: &str, place: &Place, directory: &Path) -> Result<Kind
                 Ok(Kind::Source(source(text, line, place_only, directory)))
             }
         };
+    }
+    if let Some(extra) = extras::invalid(text) {
+        return Err(RequirementError::NotARequirement {
+            place: place.clone(),
+            text: text.to_owned(),
+            reason: format!("the name of the extra `{extra}` does not end with a letter or digit"),
+        });
     }
     let parsed = Pep508::parse(text, directory).map_err(|error| RequirementError::NotARequirement {
         place: place.clone(),

@@ -209,3 +209,13 @@ fn a_project_file_without_dependencies_is_refused() {
     let error = project("[project\n", &[], &[]).unwrap_err().to_string();
     assert!(error.contains("line 1"), "{error}");
 }
+
+#[test]
+fn an_extra_at_which_the_parser_panics_is_refused() {
+    let mut requirements = Requirements::default();
+    let error = requirements
+        .add(&["requests[socks-]>=2".to_owned()], Path::new("/nowhere"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the extra `socks-`"), "{error}");
+}

@@ -17,18 +17,23 @@ use zip::ZipArchive;
 use super::places::{Place, place};
 use super::record::{self, Record, Row, RowDigest};
 use super::{MTIME_S, WheelError};
+use crate::limits::Meter;
 use crate::pypi::WheelFileName;
-
-/// No `RECORD` or other metadata file is larger: a wheel of 100,000 files has a `RECORD` of about 10 MB.
-const MAX_METADATA_BYTES: u64 = 64 * 1024 * 1024;
+use crate::zip_end;
 
 /// Buffer between the file and the decompressor. A seek empties it, so that a large one would be read in vain for each of many
 /// small members.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// The kinds of files in the permissions of Unix (inode(7)).
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFDIR: u32 = 0o040_000;
+
 /// An open wheel.
-pub(super) struct Contents {
+pub(super) struct Contents<'a> {
     wheel: String,
+    meter: &'a Meter,
     zip: ZipArchive<BufReader<File>>,
     members: BTreeMap<EnvPath, Member>,
     directories: Vec<EnvPath>,
@@ -41,19 +46,23 @@ struct Member {
     executable: bool,
 }
 
-impl Contents {
-    /// Reads the directory of a wheel and checks every name in it.
-    pub(super) fn open(mut file: File, name: &WheelFileName) -> Result<Self, WheelError> {
+impl<'a> Contents<'a> {
+    /// Reads the directory of a wheel and checks every name in it. What is in it is counted by `meter`.
+    pub(super) fn open(mut file: File, name: &WheelFileName, meter: &'a Meter) -> Result<Self, WheelError> {
         let wheel = name.to_string();
-        file.rewind().map_err(|source| WheelError::Unreadable {
+        let unreadable = |source| WheelError::of_io(&wheel, source);
+        file.rewind().map_err(unreadable)?;
+        let members = zip_end::members(&file).map_err(unreadable)?;
+        let members = members.map_err(|what| WheelError::Malformed {
             wheel: wheel.clone(),
-            source,
+            what,
         })?;
+        // The directory is read into memory as a whole.
+        meter
+            .files(members)
+            .map_err(|limit| WheelError::of_limit(&wheel, limit))?;
         let broken = |error: zip::result::ZipError| match error {
-            zip::result::ZipError::Io(source) => WheelError::Unreadable {
-                wheel: wheel.clone(),
-                source,
-            },
+            zip::result::ZipError::Io(source) => unreadable(source),
             error => WheelError::Malformed {
                 wheel: wheel.clone(),
                 what: format!("its zip directory: {error}"),
@@ -63,6 +72,7 @@ impl Contents {
         zip.validate_header_consistency().map_err(broken)?;
         let mut contents = Self {
             wheel: wheel.clone(),
+            meter,
             zip,
             members: BTreeMap::new(),
             directories: Vec::new(),
@@ -84,19 +94,23 @@ impl Contents {
             .ok()
             .and_then(|path| self.members.get(&path).copied());
         let Some(member) = found else { return Ok(None) };
-        if member.size_bytes > MAX_METADATA_BYTES {
-            return Err(self.malformed(format!("its {name} is larger than {MAX_METADATA_BYTES} bytes")));
-        }
+        self.meter
+            .metadata(member.size_bytes)
+            .map_err(|limit| WheelError::of_limit(&self.wheel, limit))?;
         let mut content = Vec::new();
         self.zip
             .by_index(member.index)
             .map_err(io::Error::from)
-            .and_then(|member| member.take(MAX_METADATA_BYTES).read_to_end(&mut content))
-            .map_err(|source| WheelError::Unreadable {
-                wheel: self.wheel.clone(),
-                source,
-            })?;
-        Ok(Some(content))
+            .and_then(|found| {
+                found
+                    .take(member.size_bytes.saturating_add(1))
+                    .read_to_end(&mut content)
+            })
+            .map_err(|source| WheelError::of_io(&self.wheel, source))?;
+        match content.len() as u64 == member.size_bytes {
+            true => Ok(Some(content)),
+            false => Err(self.malformed(format!("its {name} is not as large as its zip says"))),
+        }
     }
 
     /// What `RECORD` says. It must list the files that there are, and no others.
@@ -176,9 +190,16 @@ impl Contents {
                 "has a backslash, which means a directory to some and a letter to others",
             ));
         }
+        self.meter
+            .path(name.as_bytes())
+            .map_err(|limit| WheelError::of_limit(&self.wheel, limit))?;
         let path = EnvPath::parse(name.strip_suffix('/').unwrap_or(&name)).map_err(|error| refuse(error.reason))?;
         if member.is_symlink() {
             return Err(refuse("is a symlink; wheels hold regular files only"));
+        }
+        let kind = member.unix_mode().unwrap_or_default() & S_IFMT;
+        if ![0, S_IFREG, S_IFDIR].contains(&kind) {
+            return Err(refuse("is no regular file, as wheels hold them only"));
         }
         if member.encrypted() {
             return Err(refuse("is encrypted"));
@@ -215,14 +236,12 @@ impl Contents {
             wheel: self.wheel.clone(),
             what: format!("its member `{path}`: {error}"),
         })?;
-        let mut content = Hashing::new(content.take(member.size_bytes.saturating_add(1)), expected);
+        let content = self.meter.metered(content.take(member.size_bytes.saturating_add(1)));
+        let mut content = Hashing::new(content, expected);
         let stored = ingest.add(&source, &mut content).map_err(|error| match error {
             envfs_store::Error::Io {
                 path, source: cause, ..
-            } if path == source => WheelError::Unreadable {
-                wheel: self.wheel.clone(),
-                source: io::Error::new(cause.kind(), format!("{}: {cause}", path.display())),
-            },
+            } if path == source => WheelError::of_io(&self.wheel, cause).at(&path),
             error => error.into(),
         })?;
         let actual = content.finish().unwrap_or_else(|| stored.sha256.as_bytes().to_vec());

@@ -43,7 +43,7 @@ fn script(line: &str) -> Result<Script, String> {
         .split_once('=')
         .ok_or_else(|| format!("`{line}` names no function"))?;
     let (name, target) = (name.trim(), target.split('[').next().unwrap_or_default().trim());
-    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) || name.contains(char::is_control) {
         return Err(format!("`{name}` cannot be the name of a command"));
     }
     if is_reserved_script(name) {

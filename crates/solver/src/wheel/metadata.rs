@@ -13,7 +13,7 @@ use crate::pypi::{WheelFileName, normalized_name};
 type Info = BTreeMap<String, Vec<u8>>;
 
 /// Reads it and checks that it is of the wheel called `name`.
-pub(super) fn read(contents: &mut Contents, name: &WheelFileName) -> Result<Info, WheelError> {
+pub(super) fn read(contents: &mut Contents<'_>, name: &WheelFileName) -> Result<Info, WheelError> {
     let dist_info = only_dist_info(contents)?;
     let mut info = Info::from([(info::DIST_INFO.to_owned(), dist_info.clone().into_bytes())]);
     let wheel = contents
@@ -73,7 +73,7 @@ pub(super) fn check(info: &Info, name: &WheelFileName) -> Result<(), WheelError>
 }
 
 /// The one directory of the kind.
-fn only_dist_info(contents: &Contents) -> Result<String, WheelError> {
+fn only_dist_info(contents: &Contents<'_>) -> Result<String, WheelError> {
     let found: BTreeSet<&[u8]> = contents
         .paths()
         .filter(|path| path.parent().is_some())
@@ -92,7 +92,7 @@ fn only_dist_info(contents: &Contents) -> Result<String, WheelError> {
 }
 
 /// PEP 427: another major version means other rules.
-fn check_format(contents: &Contents, wheel: &[u8]) -> Result<(), WheelError> {
+fn check_format(contents: &Contents<'_>, wheel: &[u8]) -> Result<(), WheelError> {
     let version = field_of(wheel, "Wheel-Version").unwrap_or_default();
     match version.split_once('.') {
         Some(("1", _)) => Ok(()),
@@ -133,7 +133,7 @@ fn is_same_version(left: &str, right: &str) -> bool {
     }
 }
 
-fn missing(contents: &Contents, file: &str) -> WheelError {
+fn missing(contents: &Contents<'_>, file: &str) -> WheelError {
     contents.malformed(format!("it has no {file} in its .dist-info directory"))
 }
 

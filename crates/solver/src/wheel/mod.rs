@@ -17,6 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use envfs_store::Store;
 use envfs_store::digest::Sha256;
@@ -24,6 +25,7 @@ use envfs_store::ingest::{Ingest, Written};
 use envfs_store::layer::{Entry, Layer};
 use envfs_store::workspace::Workspace;
 
+use crate::limits::{ArchiveLimits, Exceeded, Meter};
 use crate::pypi::WheelFileName;
 use contents::Contents;
 pub(crate) use metadata::fields_only;
@@ -102,9 +104,48 @@ pub enum WheelError {
         /// The distribution that is inside.
         found: String,
     },
+    /// It is more than an archive may be.
+    #[error("`{wheel}` is refused: {limit}")]
+    Limit {
+        /// The wheel's file name.
+        wheel: String,
+        /// What it passes.
+        limit: Exceeded,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] envfs_store::Error),
+}
+
+impl WheelError {
+    fn of_limit(wheel: &str, limit: Exceeded) -> Self {
+        Self::Limit {
+            wheel: wheel.to_owned(),
+            limit,
+        }
+    }
+
+    /// What ended a reading: a limit, or damage.
+    fn of_io(wheel: &str, source: io::Error) -> Self {
+        match Exceeded::in_error(&source) {
+            Some(limit) => Self::of_limit(wheel, limit),
+            None => Self::Unreadable {
+                wheel: wheel.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// Says where in the wheel it happened, as far as that is not said yet.
+    fn at(self, place: &Path) -> Self {
+        match self {
+            Self::Unreadable { wheel, source } => Self::Unreadable {
+                wheel,
+                source: io::Error::new(source.kind(), format!("{}: {source}", place.display())),
+            },
+            other => other,
+        }
+    }
 }
 
 /// Reads `file`, the wheel called `name` whose digest is `sha256`, and puts its files and its layer into the store.
@@ -117,8 +158,15 @@ pub(crate) fn ingest(
     file: File,
     name: &WheelFileName,
     sha256: Sha256,
+    limits: &ArchiveLimits,
 ) -> Result<(Layer, Written), WheelError> {
-    let mut contents = Contents::open(file, name)?;
+    let wheel = name.to_string();
+    let archive_bytes = file
+        .metadata()
+        .map_err(|source| WheelError::of_io(&wheel, source))?
+        .len();
+    let meter = Meter::new(*limits, archive_bytes).map_err(|limit| WheelError::of_limit(&wheel, limit))?;
+    let mut contents = Contents::open(file, name, &meter)?;
     let info = metadata::read(&mut contents, name)?;
     let record = contents.record(metadata::dist_info(&info))?;
     let mut ingest = Ingest::new(store, workspace)?;

@@ -11,6 +11,7 @@ use zip::write::SimpleFileOptions;
 
 use super::record::base64url;
 use super::{MTIME_S, WheelError};
+use crate::limits::ArchiveLimits;
 use crate::pypi::WheelFileName;
 
 const NAME: &str = "Hello_World-1.0-py3-none-any.whl";
@@ -97,7 +98,14 @@ fn ingest(bytes: &[u8], name: &str) -> (Result<Layer, WheelError>, tempfile::Tem
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
     let name = WheelFileName::parse(name).unwrap();
-    let result = super::ingest(&store, &workspace, file, &name, Sha256::from_bytes([9; 32]));
+    let result = super::ingest(
+        &store,
+        &workspace,
+        file,
+        &name,
+        Sha256::from_bytes([9; 32]),
+        &ArchiveLimits::default(),
+    );
     (result.map(|(layer, _)| layer), directory)
 }
 

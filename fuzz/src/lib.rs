@@ -1,0 +1,269 @@
+//! Every reader of bytes, each as a function that takes any: it may refuse them, and must not panic. Driven by libFuzzer
+//! (`cargo xtask fuzz`, or `cargo fuzz run`), and in short by a test. Knows readers; nothing of what bytes are tried.
+
+#![expect(clippy::unwrap_used, reason = "what does not depend on the bytes must work")]
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+
+use envfs_solver::{Lock, Parts, Project, PythonLock, Spec};
+use envfs_store::digest::{Digest, Sha256};
+use envfs_store::index::Index;
+use envfs_store::name::Name;
+use envfs_store::names::Names;
+use envfs_store::roots::Roots;
+use envfs_store::trace::Trace;
+use envfs_store::tree::NodeId;
+use envfs_store::{Store, answers, built, environment, lease, linked};
+use tempfile::TempDir;
+
+/// A target: its name, and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 12] = [
+    ("conda", conda),
+    ("wheel", wheel),
+    ("layer", layer),
+    ("tree", tree),
+    ("pack", pack),
+    ("trace", trace),
+    ("records", records),
+    ("index", index),
+    ("lock", lock),
+    ("python_lock", python_lock),
+    ("specification", specification),
+    ("request", request),
+];
+
+/// A store is made anew after so many inputs: archives that are taken fill it.
+const INPUTS_PER_STORE: u32 = 500;
+
+thread_local! {
+    static ROOM: RefCell<Option<(TempDir, u32)>> = const { RefCell::new(None) };
+}
+
+/// An archive of a conda package.
+pub fn conda(bytes: &[u8]) {
+    in_store(|store| drop(envfs_solver::fuzzing::conda(store, file_of(bytes))));
+}
+
+/// A wheel.
+pub fn wheel(bytes: &[u8]) {
+    in_store(|store| drop(envfs_solver::fuzzing::wheel(store, file_of(bytes))));
+}
+
+/// A layer, whose digest is made right: else few would be read any further.
+pub fn layer(bytes: &[u8]) {
+    in_store(|store| {
+        let name = Sha256::from_bytes([7; 32]);
+        let path = store.root().join(format!("layers/{name}"));
+        write(&path, &with_digest(bytes));
+        let _ = store.layer(&name);
+        let _ = fs::remove_file(&path);
+    });
+}
+
+/// A tree: what it holds is listed, found and checked.
+pub fn tree(bytes: &[u8]) {
+    in_store(|store| {
+        let name = Digest::of(bytes);
+        let path = store.root().join(format!("trees/{name}"));
+        write(&path, bytes);
+        if let Ok(tree) = store.tree(&name) {
+            let _ = tree.verify();
+            let _ = tree.find(b"bin/python");
+            let _ = tree.packages();
+            let _ = tree.max_prefix();
+            for node in (0..tree.node_count().min(64)).filter_map(|id| tree.node(NodeId(id)).ok()) {
+                let _ = (node.name(), node.location(), node.placeholder(), tree.path(node));
+                let _ = tree.children(node, 0).map(|children| children.take(64).count());
+            }
+            if tree.verify().is_ok() {
+                let _ = tree.contents();
+            }
+        }
+        let _ = fs::remove_file(&path);
+    });
+}
+
+/// A pack, whose index has its digest made right.
+pub fn pack(bytes: &[u8]) {
+    in_store(|store| {
+        let path = store.root().join(format!("packs/{}.pack", Digest::of(bytes)));
+        write(&path, &with_index_digest(bytes));
+        let _ = store.locate(&Digest::of(b"somebody"));
+        let _ = store.verify(&mut |_| {});
+        let _ = fs::remove_file(&path);
+    });
+}
+
+/// What the first runs opened.
+pub fn trace(bytes: &[u8]) {
+    in_store(|store| {
+        let tree = Digest::from_bytes([7; 32]);
+        let path = store.root().join(format!("traces/{tree}"));
+        write(&path, &with_digest(bytes));
+        if let Some(mut trace) = Trace::load(store, &tree) {
+            trace.add(&[]);
+            let _ = trace.common();
+        }
+        let _ = fs::remove_file(&path);
+    });
+}
+
+/// Records that are JSON: environments, names, pins, owners, leases, linked directories, built wheels, answers.
+pub fn records(bytes: &[u8]) {
+    in_store(|store| {
+        let signature = Digest::from_bytes([7; 32]);
+        let name: Name = "team/project:tag".parse().unwrap();
+        let question = "a question";
+        let paths = [
+            store.root().join(format!("environments/{signature}.json")),
+            store.root().join("refs/team/project:tag"),
+            store.root().join(format!("roots/pins/{signature}")),
+            store.root().join("roots/owners/somebody"),
+            store.root().join("leases/1-7.json"),
+            store.root().join("linked/7.json"),
+            store
+                .root()
+                .join(format!("built/{}.json", Digest::of(question.as_bytes()))),
+            answers::place(store, &signature),
+        ];
+        for path in &paths {
+            write(path, bytes);
+        }
+        let _ = environment::get(store, &signature);
+        let _ = Names::of(store).get(&name);
+        let _ = (Roots::of(store).pins(), Roots::of(store).owners());
+        let _ = (lease::list(store), linked::list(store), built::find(store, question));
+        let _ = answers::find(store, &signature);
+        for path in &paths {
+            let _ = fs::remove_file(path);
+        }
+    });
+}
+
+/// The database of uses, which may be anything.
+pub fn index(bytes: &[u8]) {
+    in_store(|store| {
+        write(&store.root().join("index.sqlite"), bytes);
+        if let Ok(index) = Index::open(store) {
+            let _ = index.all();
+            let _ = index.latest(10);
+        }
+        for name in [
+            "index.sqlite",
+            "index.sqlite-wal",
+            "index.sqlite-shm",
+            "index.sqlite.aside",
+        ] {
+            let _ = fs::remove_file(store.root().join(name));
+        }
+    });
+}
+
+/// Lock files of the conda world: pixi.lock, conda-lock.yml, `@EXPLICIT`.
+pub fn lock(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(lock) = Lock::parse(text, Path::new("/nowhere/pixi.lock")) else {
+        return;
+    };
+    for name in lock.environments() {
+        for subdir in lock.subdirs(name).unwrap_or_default() {
+            let _ = (
+                lock.packages(name, subdir),
+                lock.wheels(name, subdir),
+                lock.sources(name, subdir),
+            );
+        }
+    }
+    let _ = lock.render();
+}
+
+/// Lock files of the Python world: pylock.toml, poetry.lock, uv.lock.
+pub fn python_lock(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for name in ["pylock.toml", "poetry.lock", "uv.lock"] {
+        if let Ok(lock) = PythonLock::parse(text, &Path::new("/nowhere").join(name)) {
+            let _ = lock.python();
+        }
+    }
+}
+
+/// What people write: environment.yml, requirements.txt, pyproject.toml, envfs.toml.
+pub fn specification(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = Spec::parse_environment_yml(text, Path::new("/nowhere/environment.yml"));
+    in_store(|store| {
+        for name in ["requirements.txt", "pyproject.toml", "envfs.toml"] {
+            let path = store.root().join("tmp").join(name);
+            write(&path, bytes);
+            let _ = Spec::read(&path, &Parts::default());
+            let _ = Project::read(&path);
+            let _ = fs::remove_file(&path);
+        }
+    });
+}
+
+/// A request of the kernel.
+pub fn request(bytes: &[u8]) {
+    envfs_fuse::fuzzing::request(bytes);
+}
+
+/// Calls `work` with a store of this thread, in memory where there is a file system in memory.
+fn in_store(work: impl FnOnce(&Store)) {
+    ROOM.with_borrow_mut(|room| {
+        if room.as_ref().is_none_or(|(_, inputs)| *inputs >= INPUTS_PER_STORE) {
+            *room = Some((
+                tempfile::Builder::new()
+                    .prefix("envfs-fuzz-")
+                    .tempdir_in(memory())
+                    .unwrap(),
+                0,
+            ));
+        }
+        let (directory, inputs) = room.as_mut().unwrap();
+        *inputs += 1;
+        work(&Store::open(directory.path()).unwrap());
+    });
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile_in(memory()).unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// The bytes with the digest of all before it as the last 32.
+fn with_digest(bytes: &[u8]) -> Vec<u8> {
+    let content = &bytes[..bytes.len().saturating_sub(32)];
+    [content, Digest::of(content).as_bytes()].concat()
+}
+
+/// A pack whose footer names the index that is there, if it says where.
+fn with_index_digest(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let Some(footer_at) = bytes.len().checked_sub(52) else {
+        return bytes;
+    };
+    let index_at = u64::from_le_bytes(bytes[footer_at + 32..footer_at + 40].try_into().unwrap());
+    let index = usize::try_from(index_at).ok().and_then(|at| bytes.get(at..footer_at));
+    if let Some(digest) = index.map(Digest::of) {
+        bytes[footer_at..footer_at + 32].copy_from_slice(digest.as_bytes());
+    }
+    bytes
+}
