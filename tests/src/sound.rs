@@ -97,7 +97,7 @@ pub fn wrongs(root: &Path) -> Vec<String> {
 
 fn look(root: &Path, wrongs: &mut Vec<String>) -> envfs_store::Result<()> {
     let store = Store::open(root)?;
-    store.verify(&mut |error| wrongs.push(shown(error)))?;
+    wrongs.extend(store.verify()?.findings.into_iter().map(|finding| finding.message));
     for named in Names::of(&store).list()? {
         let named = named?;
         if environment::get(&store, &named.current.signature)?.is_none() {

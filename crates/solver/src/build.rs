@@ -9,14 +9,13 @@ mod scripts;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
 use envfs_store::environment::{self, Environment, Package, PackageKind};
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
-use envfs_store::lease::{self, Lease};
+use envfs_store::lease::Claim;
 use envfs_store::signature::Identity;
 use envfs_store::tree::merge::Clash;
 use envfs_store::workspace::Workspace;
@@ -84,7 +83,7 @@ pub struct Built {
     /// Link scripts that were not run, by their paths in the environment.
     pub skipped_scripts: Vec<String>,
     /// Keeps it from being collected as long as this lives; none where the store cannot be written.
-    pub kept: Option<Arc<Lease>>,
+    pub kept: Option<Arc<Claim>>,
 }
 
 /// Told how a build goes on, from several threads.
@@ -211,16 +210,13 @@ fn claimed(store: &Store, signature: &Digest) -> Result<Option<Built>, BuildErro
     if environment::get(store, signature)?.is_none() {
         return Ok(None);
     }
-    match lease::claim(store, signature, Path::new(NOWHERE)) {
+    match Claim::take(store, signature) {
         Ok(kept) => Ok(environment::get(store, signature)?.map(|environment| reused(environment, kept))),
         // It was collected meanwhile.
         Err(envfs_store::Error::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
-
-/// What is kept and seen nowhere yet.
-const NOWHERE: &str = "/";
 
 /// The signature of what is asked for; none where the lock does not hold every digest.
 ///
@@ -250,7 +246,7 @@ pub fn known_signature(store: &Store, request: &BuildRequest) -> Result<Option<D
     Ok(Some(signature))
 }
 
-fn reused(environment: Environment, kept: Option<Lease>) -> Built {
+fn reused(environment: Environment, kept: Option<Claim>) -> Built {
     Built {
         environment,
         reused: true,
@@ -455,7 +451,7 @@ fn link_and_record(
         // Nobody collects it between its publication and the claim.
         let _shared = store.share()?;
         environment.publish(store, workspace)?;
-        lease::claim(store, &signature, Path::new(NOWHERE))?
+        Claim::take(store, &signature)?
     };
     Ok(Built {
         environment,

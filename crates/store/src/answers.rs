@@ -89,7 +89,9 @@ impl Answer {
 /// The answer to `question`, if one is kept.
 #[must_use]
 pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
-    let answer = read(&place(store, question), question).ok().filter(Answer::is_current)?;
+    let answer = read(&place(store, question), question)
+        .ok()
+        .filter(Answer::is_current)?;
     let own = store.path(&name(question));
     if unasked(&own).is_some_and(|age| age > TIME_PRECISION) {
         // Of a store that cannot be written nothing is swept either.

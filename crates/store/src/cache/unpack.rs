@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::digest::Digest;
-use crate::durable::{Draft, DraftDirectory};
+use crate::durable::{self, Draft, DraftDirectory};
 use crate::error::{Error, IoContext, Result};
 use crate::pack::{self, PackEntry};
 use crate::store::{Location, ObjectBytes, Store};
