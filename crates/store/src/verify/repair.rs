@@ -19,8 +19,9 @@ use super::mend::Mender;
 use super::references::{self, References};
 use super::{Checked, Finding, Kind, cached, content, documents};
 use crate::digest::Digest;
+use crate::durable;
 use crate::environment;
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::index;
 use crate::store::Store;
 
@@ -167,15 +168,14 @@ impl Work<'_> {
             if concerned.is_empty() {
                 break;
             }
-            let scratch = tempfile::Builder::new()
-                .prefix("scratch-")
-                .tempdir_in(self.mender.workspace.path());
-            let scratch = scratch.at("make a directory in", self.mender.workspace.path())?;
-            let built = rebuild.rebuild(self.store, &concerned, scratch.path());
+            let scratch = durable::create_own_directory(self.mender.workspace.path(), "scratch-")?;
+            let built = rebuild.rebuild(self.store, &concerned, &scratch);
             self.bring(&built)?;
             if round + 1 == ROUNDS {
                 self.adopt(&built)?;
             }
+            // What stays goes with the workspace.
+            let _ = durable::remove_tree(&scratch);
         }
         self.cached()
     }
