@@ -160,7 +160,7 @@ struct Worker<'a> {
     world: &'a World,
     number: usize,
     told: Told,
-    /// Set before the power goes. What succeeds later may have been told by a disk that is dead: XFS syncs a directory then without
+    /// Set before the power goes. What succeeds later may have been told by a disk that is dead: XFS seems to sync a directory then without
     /// an error.
     is_over: &'a AtomicBool,
     state: u64,

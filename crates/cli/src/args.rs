@@ -100,3 +100,22 @@ pub(crate) enum Command {
     /// Print the version
     Version,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_says_what_it_does_and_has_its_arguments_when_it_is_asked() {
+        let mut command = Arguments::command();
+        command.build();
+        command.clone().debug_assert();
+        for command in command.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+        let mount = command.find_subcommand("mount").unwrap();
+        assert!(mount.get_positionals().any(|argument| argument.get_id() == "path"));
+    }
+}
