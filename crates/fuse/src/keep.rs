@@ -293,8 +293,9 @@ pub(crate) fn go_to_background(log: Option<&File>) -> Result<(), ProcessError> {
         .write(true)
         .open("/dev/null")
         .map_err(ProcessError::io("open /dev/null"))?;
+    // First: who hears by its pipe that this process has let go may take all else for free.
+    process::close_inherited_descriptors().map_err(ProcessError::io("close inherited files"))?;
     nix::unistd::dup2_stdin(&nothing).map_err(ProcessError::system("replace the input"))?;
     nix::unistd::dup2_stdout(&nothing).map_err(ProcessError::system("replace the output"))?;
-    nix::unistd::dup2_stderr(log.unwrap_or(&nothing)).map_err(ProcessError::system("replace the log"))?;
-    process::close_inherited_descriptors().map_err(ProcessError::io("close inherited files"))
+    nix::unistd::dup2_stderr(log.unwrap_or(&nothing)).map_err(ProcessError::system("replace the log"))
 }

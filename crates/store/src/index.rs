@@ -294,6 +294,11 @@ pub(crate) fn check(store: &Store) -> crate::Result<bool> {
     let ask = || -> rusqlite::Result<String> {
         let connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables == 0 {
+            // Whoever was making it was killed, or is at it: the next one goes on.
+            return Ok("ok".to_owned());
+        }
         connection.prepare(schema::ALL)?.query([])?.next()?;
         connection.pragma_query_value(None, "integrity_check", |row| row.get(0))
     };

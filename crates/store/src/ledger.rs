@@ -123,13 +123,13 @@ impl Ledger {
 }
 
 impl Locked<'_> {
-    /// Writes a document, durably.
+    /// Writes a document, durably. Its copy comes second, and goes first: a copy alone is of a document that was lost.
     pub(crate) fn write(&self, key: &str, document: &impl Serialize) -> Result<()> {
         let path = self.ledger.path(key);
         let bytes = sealed::seal(&self.ledger.place(key), document)
             .map_err(|error| Error::corrupt(&path, error.to_string()))?;
-        self.put(&self.ledger.copy(key), &bytes)?;
-        self.put(&path, &bytes)
+        self.put(&path, &bytes)?;
+        self.put(&self.ledger.copy(key), &bytes)
     }
 
     /// Puts the document and its copy in the place of whichever of both is damaged or lost.

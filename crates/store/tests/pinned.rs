@@ -154,8 +154,12 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path != root.join("lock") && !path.starts_with(root.join("cache")) {
-                // What is locked, or only of this boot, carries no truth.
+            } else if path != root.join("lock")
+                && ["cache", "ballast"]
+                    .iter()
+                    .all(|part| !path.starts_with(root.join(part)))
+            {
+                // What is locked, only of this boot, or there for its room carries no truth.
                 files.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
             }
         }

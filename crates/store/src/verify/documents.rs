@@ -43,7 +43,7 @@ pub(super) fn check(store: &Store, checked: &mut Checked) -> Result<()> {
             let (path, copy) = (ledger.path(&key), ledger.copy(&key));
             checked.note(kind, &copy, check(&copy, &key));
             rename_last(checked, &copy, &key);
-            // A copy is removed before its document is.
+            // A copy is written after its document, and removed before it.
             if !path.exists() && copy.exists() {
                 let needed = "there is a copy of it";
                 checked.findings.push(Finding::missing(kind, &path, &key, needed));
