@@ -496,12 +496,9 @@ fn what_is_dated_in_the_future_is_young_from_the_first_collection_on() {
         ..day.clone()
     };
     for options in [dry, day] {
-        let collected = collect(&store, &options, &Nowhere(&store)).unwrap();
-        let nothing = Collected {
-            left_bytes: collected.left_bytes,
-            ..Collected::default()
-        };
-        assert_eq!(collected, nothing);
+        let mut collected = collect(&store, &options, &Nowhere(&store)).unwrap();
+        collected.left_bytes = 0;
+        assert_eq!(collected, Collected::default());
     }
     assert!(environment::get(&store, &environment.signature).unwrap().is_some());
     // A moment later it is old enough for whoever grants nothing.
