@@ -1,4 +1,4 @@
-//! Every reader of bytes, each as a function that takes any: it may refuse them, and must not panic. Driven by libFuzzer
+//! Readers of bytes, each as a function that takes any: it may refuse them, and must not panic. Driven by libFuzzer
 //! (`cargo xtask fuzz`, or `cargo fuzz run`), and in short by a test. Knows readers; nothing of what bytes are tried.
 
 #![expect(clippy::unwrap_used, reason = "what does not depend on the bytes must work")]

@@ -271,7 +271,7 @@ fn a_user_who_may_start_few_processes() {
         world.assert_swept();
         own(world.envfs.path());
     }
-    assert!(ways[1] > 0, "{ways:?}");
+    assert!(ways.iter().all(|count| *count > 0), "{ways:?}");
 }
 
 const LONELY_ID: u32 = 54_321;
@@ -309,7 +309,7 @@ fn a_process_that_may_have_little_memory() {
             world.envfs.run(["gc", "--grace", "0"]);
         }
     }
-    assert!(ways[1] > 0, "{ways:?}");
+    assert!(ways.iter().all(|count| *count > 0), "{ways:?}");
     world.built(0);
     world.envfs.assert_sound();
 }

@@ -64,12 +64,8 @@ fn tools(who: Who, backend: &str) {
     let has_git = Command::new("git").arg("--version").output().is_ok();
     let git = "export GIT_DIR=\"$D/git\" GIT_WORK_TREE=\"$P\" HOME=\"$D\"; git config --global --add safe.directory '*'; cd \"$P\"; ";
     if has_git {
-        shell(
-            who,
-            &place,
-            &work,
-            &format!("{git} git init -q; git add -A; git status --porcelain | grep -v ^A || true"),
-        );
+        let status = format!("{git} git init -q; git add -A; git status --porcelain | grep -v ^A || true");
+        assert_eq!(shell(who, &place, &work, &status), "");
     }
     let copy = "cp -a \"$P/share\" \"$D/copy\"; diff -r --no-dereference \"$P/share\" \"$D/copy\"";
     assert_eq!(shell(who, &place, &work, copy), "");

@@ -13,6 +13,7 @@ use nix::sched::CloneFlags;
 use tempfile::TempDir;
 
 use crate::data::skip;
+use crate::mounted::mounts_below;
 use crate::program::{files_below, finish};
 use crate::user;
 
@@ -69,6 +70,10 @@ impl Disk {
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        // What other tests have mounted would stay as long as this namespace.
+        for mounted in mounts_below(&std::env::temp_dir()) {
+            let _ = nix::mount::umount2(&mounted, MntFlags::MNT_DETACH);
+        }
         let directory = tempfile::Builder::new().prefix("envfs-disk-").tempdir().unwrap();
         let disk = Self { directory, kind };
         let image = disk.image();

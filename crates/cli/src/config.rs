@@ -216,6 +216,13 @@ impl Settings {
         limits
     }
 
+    /// The limits that somebody has set.
+    pub(crate) fn limits_said(&self) -> impl Iterator<Item = Limit> {
+        let all = LimitKind::ALL.into_iter().zip(&self.limits);
+        let said = all.filter(|(_, setting)| setting.source != Source::Default);
+        said.map(|(kind, setting)| (kind, setting.value))
+    }
+
     /// Every setting with its value and who says so.
     pub(crate) fn shown(&self) -> Vec<Shown> {
         let path = |key: &str, setting: &Option<Setting<PathBuf>>| Shown {

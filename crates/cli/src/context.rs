@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
+use envfs_store::environment::{self, Environment};
 use envfs_store::lease::Claim;
 use envfs_store::{Checks, Digest, Store};
 use serde::Serialize;
@@ -120,16 +121,18 @@ impl Context {
         Ok(self.settings()?.offline.value)
     }
 
-    /// Keeps an environment from being collected until this command ends.
-    pub(crate) fn claim(&self, store: &Store, signature: &Digest) -> Result<(), CliError> {
+    /// The environment called `signature`, kept from being collected until this command ends.
+    pub(crate) fn claim(&self, store: &Store, signature: &Digest) -> Result<Environment, CliError> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if !claims.iter().any(|claim| claim.signature() == signature) {
-            claims.extend(Claim::take(store, signature)?);
+        if claims.iter().any(|claim| claim.signature() == signature) {
+            return Ok(environment::load(store, signature)?);
         }
-        Ok(())
+        let (environment, claim) = Claim::take(store, signature)?;
+        claims.extend(claim);
+        Ok(environment)
     }
 
-    /// The same, with what is laid out for where it is about to be seen.
+    /// Keeps it, and what is laid out for where it is about to be seen.
     pub(crate) fn claim_at(&self, store: &Store, signature: &Digest, place: &Path) -> Result<(), CliError> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let held = claims
@@ -137,7 +140,7 @@ impl Context {
             .find(|claim| claim.signature() == signature && !claim.is_elsewhere(place));
         if let Some(claim) = held {
             claim.place(place)?;
-        } else if let Some(mut claim) = Claim::take(store, signature)? {
+        } else if let (_, Some(mut claim)) = Claim::take(store, signature)? {
             claim.place(place)?;
             claims.push(claim);
         }
@@ -148,13 +151,13 @@ impl Context {
     pub(crate) fn this_program(&self) -> Result<Command, CliError> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--store").arg(std::path::absolute(self.store_path()?)?);
-        if let Some(checks) = self.global.verify {
-            command.args(["--verify", checks.name()]);
-        }
-        if let Some(system) = &self.settings()?.system_store {
+        let settings = self.settings()?;
+        if let Some(system) = &settings.system_store {
             command.arg("--system-store").arg(std::path::absolute(&system.value)?);
         }
-        for (kind, value) in &self.global.limit {
+        // What a file of the project says is not found from everywhere.
+        command.args(["--verify", settings.verify.value.name()]);
+        for (kind, value) in settings.limits_said() {
             command.arg("--limit").arg(format!("{}={value}", kind.name()));
         }
         Ok(command)

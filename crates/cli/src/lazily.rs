@@ -1,4 +1,4 @@
-//! Arguments that are described when their command is typed, and not before: there are forty commands, and each start of a
+//! Arguments that are described when their command is typed, and not before: there are many commands, and each start of a
 //! process would pay for the flags of all.
 
 use std::ops::Deref;

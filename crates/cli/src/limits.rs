@@ -1,6 +1,7 @@
 //! Limits on archives as people write them: `--limit files=2000000`, or `files = 2000000` below `[envfs.limits]`.
 
 use envfs_solver::{Exceeded, LimitKind};
+use envfs_store::path::MAX_PATH_BYTES;
 
 use crate::units;
 
@@ -31,6 +32,9 @@ pub(crate) fn of(name: &str, amount: &str) -> Result<Limit, String> {
 
 /// What a person does who trusts an archive that is more than it may be.
 pub(crate) fn help(limit: &Exceeded) -> String {
+    if limit.kind == LimitKind::Path && limit.limit >= MAX_PATH_BYTES as u64 {
+        return "no path in an environment may be longer, whatever the limit".to_owned();
+    }
     let (name, twice) = (limit.kind.name(), limit.limit.saturating_mul(2));
     format!(
         "if you trust where it comes from, raise the limit: `--limit {name}={twice}`, or `{name} = {twice}` below \

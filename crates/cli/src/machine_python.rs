@@ -29,8 +29,7 @@ pub(crate) fn environment(
         python.program().display()
     ));
     let environment = python.environment(&context.store()?, bytecode)?;
-    context.claim(&context.store()?, &environment.signature)?;
-    Ok(Some(environment))
+    context.claim(&context.store()?, &environment.signature).map(Some)
 }
 
 /// There is none.

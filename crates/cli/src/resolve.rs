@@ -125,10 +125,8 @@ pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, 
     match Reference::parse(text)? {
         Reference::Built(handle) => {
             let environment = handle.environment(context)?;
-            let store = context.store()?;
-            context.claim(&store, &environment.signature)?;
             // Collected and made again meanwhile, it may stand on another tree.
-            Ok(environment::load(&store, &environment.signature)?)
+            context.claim(&context.store()?, &environment.signature)
         }
         Reference::LockFile(_) | Reference::SpecFile(_) => {
             ensure_in_child(context, &["--".to_owned(), text.to_owned()])
@@ -167,10 +165,10 @@ pub(crate) fn ensure_in_child(context: &Context, arguments: &[String]) -> Result
 /// The environment called `signature`, which from here on is not collected; none if it was.
 pub(crate) fn claimed(context: &Context, signature: &Digest) -> Result<Option<Environment>, CliError> {
     let store = context.store()?;
-    match (context.claim(&store, signature), environment::get(&store, signature)?) {
-        (Ok(()), found) => Ok(found),
-        (Err(_), None) => Ok(None),
-        (Err(error), Some(_)) => Err(error),
+    match context.claim(&store, signature) {
+        Ok(environment) => Ok(Some(environment)),
+        Err(_) if environment::get(&store, signature)?.is_none() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -69,9 +69,7 @@ fn remedy_of(number: Errno, place: Option<&Path>) -> Option<&'static str> {
             "no more processes or threads may be started here: end some, or allow more (`ulimit -u`, `TasksMax=`)"
         }
         Errno::ENOMEM => "no more memory may be had here: end some programs, or allow more (`ulimit -v`, `MemoryMax=`)",
-        Errno::EIO => {
-            "the disk does not answer as it should: see the kernel's log (`dmesg`), then `envfs store verify`"
-        }
+        Errno::EIO => "the disk does not answer as it should: see the kernel's log (`dmesg`), then `envfs verify`",
         _ => return None,
     })
 }

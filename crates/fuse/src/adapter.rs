@@ -6,6 +6,7 @@
 
 use std::io;
 
+use envfs_store::path::MAX_NAME_BYTES;
 use envfs_store::tree::NodeKind;
 use nix::errno::Errno;
 
@@ -25,9 +26,6 @@ const FOR_EVER_S: u64 = u32::MAX as u64;
 
 /// The generation of every inode: numbers are never used again.
 const GENERATION: u64 = 0;
-
-/// The longest name (`NAME_MAX`).
-const MAX_NAME_BYTES: u32 = 255;
 
 /// No read is longer; the kernel was told so ([`init`]).
 const MAX_READ_BYTES: usize = 1 << 20;
@@ -328,7 +326,7 @@ impl Adapter {
         wire::fuse_kstatfs {
             files: self.fs.node_count(),
             bsize: BLOCK_BYTES,
-            namelen: MAX_NAME_BYTES,
+            namelen: u32::try_from(MAX_NAME_BYTES).unwrap_or(u32::MAX),
             frsize: BLOCK_BYTES,
             ..wire::fuse_kstatfs::default()
         }

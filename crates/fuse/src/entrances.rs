@@ -19,6 +19,7 @@ use std::io;
 use envfs_store::environment;
 use envfs_store::name::Name;
 use envfs_store::names::{Named, Names};
+use envfs_store::path::MAX_NAME_BYTES;
 use envfs_store::tree::{NodeId, NodeKind, Tree};
 use envfs_store::{Digest, Store};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,9 @@ impl Entrances {
     /// # Errors
     /// When `parent` is no directory, or the store is damaged.
     pub(crate) fn lookup(&mut self, parent: u64, name: &[u8]) -> Result<Option<Item>, FsError> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(FsError::NameTooLong(name.len()));
+        }
         match self.place(parent)?.clone() {
             Place::Names(above) => match std::str::from_utf8(name) {
                 Ok(name) => self.lookup_name(&above, name),
@@ -248,7 +252,7 @@ impl Entrances {
         let number = match self.numbers.get(&place) {
             Some(number) => *number,
             None => {
-                self.journal.add(&place)?;
+                self.journal.add(&place).map_err(FsError::Journal)?;
                 let number = self.places.len() as u64;
                 self.places.push(place.clone());
                 self.numbers.insert(place, number);

@@ -24,7 +24,10 @@ pub fn errno(error: &FsError) -> Errno {
             tracing::warn!(%errno, "{}", with_causes(error));
             errno
         }
-        FsError::Journal(_) => Errno::ENOMEM,
+        FsError::Journal(source) => {
+            tracing::warn!("{error}: {source}");
+            Errno::ENOMEM
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub enum FsError {
     Store(#[from] envfs_store::Error),
     /// A server that takes this one's place could not be told what it must know.
     #[error("nothing can be written down for the next server")]
-    Journal(#[from] std::io::Error),
+    Journal(#[source] std::io::Error),
 }
 
 /// A node and what it looks like.

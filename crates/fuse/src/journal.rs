@@ -1,7 +1,7 @@
 //! What servers of one mount write down for the one that takes their place if they are killed: lines, in their order.
 //!
 //! Like [`crate::memory`] it lives in a file without a name (memfd_create(2)) that the keeper and all servers hold, so it survives each
-//! of them and goes with the last. Each line is one write(2), which happens or does not.
+//! of them and goes with the last. A server may be killed while it writes: what does not parse was told to nobody, and counts for nothing.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -33,7 +33,9 @@ impl Journal {
 
     /// Writes a line down, before anybody relies on it.
     pub(crate) fn add(&self, line: &impl Serialize) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
+        // Also behind half a line of who was killed.
+        let mut text = b"\n".to_vec();
+        serde_json::to_writer(&mut text, line)?;
         text.push(b'\n');
         // One descriptor behind all copies: it stands at the end.
         (&self.file).write_all(&text)
@@ -43,8 +45,8 @@ impl Journal {
     pub(crate) fn lines<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
         let mut text = vec![0; usize::try_from(self.file.metadata()?.len()).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut text, 0)?;
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| Ok(serde_json::from_slice(line)?)).collect()
+        let lines = text.split(|byte| *byte == b'\n');
+        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 }
 
@@ -62,5 +64,12 @@ mod tests {
         other.add(&"second\nline").unwrap();
         journal.add(&"third").unwrap();
         assert_eq!(other.lines::<String>().unwrap(), ["first", "second\nline", "third"]);
+        // Killed in the middle of one.
+        (&other.file).write_all(b"\n\"four").unwrap();
+        journal.add(&"fifth").unwrap();
+        assert_eq!(
+            other.lines::<String>().unwrap(),
+            ["first", "second\nline", "third", "fifth"]
+        );
     }
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 
 use envfs_store::lease::{LeaseKind, LeaseRecord, NO_ENVIRONMENT};
+use envfs_store::path::MAX_NAME_BYTES;
 use envfs_store::warm::{Until, WarmRecord};
 use envfs_store::{Digest, Store};
 use nix::errno::Errno;
@@ -51,9 +52,6 @@ pub type Bring = Arc<dyn Fn(&Digest) -> Result<(), String> + Send + Sync>;
 
 /// Threads here only wait.
 const STACK_BYTES: usize = 256 * 1024;
-
-/// The longest name (`NAME_MAX`).
-const MAX_NAME_BYTES: u32 = 255;
 
 /// Shows the environments of `store` at `mount_point`, which [`mount::check_mount_point`] has passed, from processes in the
 /// background that mount them by `bring`: a server, and its keeper. What they have to say goes to `log`.
@@ -326,7 +324,7 @@ impl Server {
                 let out = wire::fuse_kstatfs {
                     bsize: BLOCK_BYTES,
                     frsize: BLOCK_BYTES,
-                    namelen: MAX_NAME_BYTES,
+                    namelen: u32::try_from(MAX_NAME_BYTES).unwrap_or(u32::MAX),
                     ..wire::fuse_kstatfs::default()
                 };
                 self.connection.answer(unique, &out);

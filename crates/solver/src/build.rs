@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envfs_store::digest::Sha256;
-use envfs_store::environment::{self, Environment, Package, PackageKind};
+use envfs_store::environment::{Environment, Package, PackageKind};
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
 use envfs_store::lease::Claim;
@@ -207,12 +207,8 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
 
 /// The environment, if it is there, and from now on kept.
 fn claimed(store: &Store, signature: &Digest) -> Result<Option<Built>, BuildError> {
-    if environment::get(store, signature)?.is_none() {
-        return Ok(None);
-    }
     match Claim::take(store, signature) {
-        Ok(kept) => Ok(environment::get(store, signature)?.map(|environment| reused(environment, kept))),
-        // It was collected meanwhile.
+        Ok((environment, kept)) => Ok(Some(reused(environment, kept))),
         Err(envfs_store::Error::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -447,7 +443,7 @@ fn link_and_record(
     environment.link_scripts = settled.layer;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
-    let kept = {
+    let (environment, kept) = {
         // Nobody collects it between its publication and the claim.
         let _shared = store.share()?;
         environment.publish(store, workspace)?;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, IoContext as _, Result};
@@ -93,7 +94,7 @@ pub fn find(store: &Store, question: &Digest) -> Option<Answer> {
         .ok()
         .filter(Answer::is_current)?;
     let own = store.path(&name(question));
-    if unasked(&own).is_some_and(|age| age > TIME_PRECISION) {
+    if clock::age(&own).is_some_and(|age| age > TIME_PRECISION) {
         // Of a store that cannot be written nothing is swept either.
         let _ = durable::touch(&own);
     }
@@ -114,7 +115,11 @@ pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
 pub(crate) fn sweep(store: &Store, dry_run: bool) -> Result<u64> {
     let mut freed_bytes = 0;
     for path in crate::store::list(&store.path(DIRECTORY))? {
-        if unasked(&path).is_some_and(|age| age > MAX_UNASKED) {
+        let age = match dry_run {
+            true => unasked(&path),
+            false => clock::age(&path),
+        };
+        if age.is_some_and(|age| age > MAX_UNASKED) {
             freed_bytes += path.metadata().map_or(0, |metadata| metadata.blocks() * 512);
             if !dry_run {
                 durable::remove(&path)?;
@@ -124,7 +129,7 @@ pub(crate) fn sweep(store: &Store, dry_run: bool) -> Result<u64> {
     Ok(freed_bytes)
 }
 
-/// For how long nobody has asked for the answer at `path`; none where there is no such file.
+/// As [`clock::age`], and changes nothing.
 fn unasked(path: &Path) -> Option<Duration> {
     let asked = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
     Some(SystemTime::now().duration_since(asked).unwrap_or_default())

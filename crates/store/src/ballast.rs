@@ -36,3 +36,21 @@ pub(crate) fn release(root: &Path) -> bool {
     let directory = root.join("ballast");
     directory.exists() && durable::remove_tree(&directory).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_once_and_comes_again() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("tmp")).unwrap();
+        let count = || crate::store::list(&directory.path().join("ballast")).unwrap().len();
+        keep(directory.path());
+        assert_eq!(count(), FILES as usize);
+        assert!(release(directory.path()) && !release(directory.path()));
+        assert_eq!(count(), 0);
+        keep(directory.path());
+        assert_eq!(count(), FILES as usize);
+    }
+}

@@ -253,6 +253,23 @@ pub(crate) fn write_over(file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
     file.set_len(bytes.len() as u64).at("write", path)
 }
 
+/// Opens a file that is there to be written to in places.
+pub(crate) fn open_to_write(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).open(path).at("open", path)
+}
+
+/// Makes such a file.
+pub(crate) fn create_to_write(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o644);
+    options.open(path).at("create", path)
+}
+
+/// Writes `bytes` to one place of a file that may be lost.
+pub(crate) fn write_at(file: &File, path: &Path, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
+    file.write_all_at(bytes, offset_bytes).at("write", path)
+}
+
 /// Makes the names in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     let file = File::open(directory).at("open", directory)?;

@@ -175,7 +175,7 @@ impl<'a> Ingest<'a> {
         }
         // They were read through as they came.
         let stamped = published.iter().map(|(digest, path)| (*digest, path.as_path()));
-        self.store.stamps().note(stamped);
+        self.store.stamps().note_written(stamped);
         for directory in &self.relied_on {
             durable::sync_directory(directory)?;
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::digest::Digest;
 use crate::durable;
-use crate::environment;
+use crate::environment::{self, Environment};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lock::FileLock;
@@ -137,17 +137,19 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes the environment `signature`, wherever it will be seen. Notes that it is used.
+    /// Takes the environment `signature`, wherever it will be seen, and gives it as it is from then on. Notes that it is used.
     ///
     /// # Errors
     /// When it is not in the store. Of a store that may only be read nothing can be taken, and nothing is.
-    pub fn take(store: &Store, signature: &Digest) -> Result<Option<Self>> {
+    pub fn take(store: &Store, signature: &Digest) -> Result<(Environment, Option<Self>)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let _shared = match store.share() {
-            Err(Error::Io { source, .. }) if is_read_only(&source) => return Ok(None),
+            Err(Error::Io { source, .. }) if is_read_only(&source) => {
+                return Ok((environment::load(store, signature)?, None));
+            }
             shared => shared?,
         };
-        environment::load(store, signature)?;
+        let environment = environment::load(store, signature)?;
         environment::touch(store, signature);
         let record = LeaseRecord {
             kind: LeaseKind::Claim,
@@ -160,8 +162,8 @@ impl Claim {
         };
         let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
         match Lease::take_as(store, &name, &record) {
-            Err(Error::Io { source, .. }) if is_read_only(&source) => Ok(None),
-            result => Ok(Some(Self { lease: result?, record })),
+            Err(Error::Io { source, .. }) if is_read_only(&source) => Ok((environment, None)),
+            result => Ok((environment, Some(Self { lease: result?, record }))),
         }
     }
 

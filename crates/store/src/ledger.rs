@@ -8,8 +8,8 @@
 //!   <key>      a document: sealed JSON. Keys are relative paths of which no part starts with a dot
 //! ```
 //!
-//! A copy is written before its document and removed before it. So what has a copy and is not there was lost, and a copy that
-//! differs is of a change that did not happen.
+//! A copy goes before its document changes, and is written after it. So what has a copy and is not there was lost, a copy that
+//! differs is damaged, and a change that was killed in the middle leaves no copy.
 //!
 //! Whoever may write to the directory may change what is in it. Documents are replaced, not written to, so the rights of a
 //! file mean nothing.
@@ -123,11 +123,12 @@ impl Ledger {
 }
 
 impl Locked<'_> {
-    /// Writes a document, durably. Its copy comes second, and goes first: a copy alone is of a document that was lost.
+    /// Writes a document, durably.
     pub(crate) fn write(&self, key: &str, document: &impl Serialize) -> Result<()> {
         let path = self.ledger.path(key);
         let bytes = sealed::seal(&self.ledger.place(key), document)
             .map_err(|error| Error::corrupt(&path, error.to_string()))?;
+        self.take(&self.ledger.copy(key), &self.ledger.copies())?;
         self.put(&path, &bytes)?;
         self.put(&self.ledger.copy(key), &bytes)
     }

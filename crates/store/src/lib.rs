@@ -18,6 +18,7 @@
 //! | [`pack`] | many small objects in one immutable file |
 //! | [`store`] | the directory itself: layout, format, finding objects |
 //! | `checks` | when whole files are compared with their names |
+//! | [`clock`] | how old files are, by clocks that may be wrong |
 //! | [`workspace`], [`ingest`] | how new bytes enter the store |
 //! | `shebang`, [`placeholder`], [`patch`] | prefixes recorded in files, and replaced when they are read |
 //! | [`layer`] | the files of one package archive |
@@ -32,8 +33,10 @@
 //! | [`index`] | when and how often environments were used: a database that may be lost |
 //! | [`linked`] | directories into which environments were linked |
 //! | [`warm`] | which environments stay mounted though nobody uses them |
+//! | [`writable`] | what keeps what is being written into environments |
 //! | [`capture`] | what was written into a writable mount, as a layer and a new environment |
 //! | [`gc`], `trash` | collection: what nothing keeps goes, and until nobody can rely on it may come back |
+//! | `ballast` | room for a collection on a full disk |
 //! | `usage` | how much there is |
 //! | [`verify`] | whether everything is what its name says, and mending what is not |
 

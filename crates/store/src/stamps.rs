@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -62,14 +62,16 @@ impl FromStr for Checks {
     }
 }
 
-/// No more is noted: half a million files.
-const MAX_BYTES: u64 = 32 << 20;
-
-/// The first bytes of the file, then the name of the boot, then zeros up to the size of a stamp. Another form of stamps must
-/// have others.
-const MAGIC: [u8; 8] = *b"envfsst1";
+/// The first bytes of every bucket, then the name of the boot, then zeros up to the size of a stamp. Another form of stamps
+/// must have others.
+const MAGIC: [u8; 8] = *b"envfsst2";
 
 const BOOT_BYTES: usize = STAMP_BYTES - MAGIC.len();
+
+/// So many buckets a file has, of a page each: the first bytes of a digest say in which its stamp would be, so that neither
+/// asking nor noting takes longer the more is noted. 64,512 stamps in at most 4 MiB, which exist as far as they are used.
+const BUCKETS: u64 = 1024;
+const BUCKET_BYTES: usize = 4096;
 
 /// How much is read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -93,7 +95,8 @@ const STAMP_BYTES: usize = size_of::<Stamp>();
 pub(crate) struct Stamps {
     path: PathBuf,
     checks: AtomicU8,
-    known: Mutex<Option<HashMap<Digest, Stamp>>>,
+    /// What this process has asked for and found, by digest.
+    known: Mutex<HashMap<Digest, Stamp>>,
 }
 
 impl std::fmt::Debug for Stamp {
@@ -115,14 +118,22 @@ impl Stamp {
 }
 
 impl Stamp {
+    /// What no file has.
+    fn of_nothing(digest: Digest) -> Self {
+        Self {
+            digest,
+            inode: 0.into(),
+            size_bytes: 0.into(),
+            changed_s: 0.into(),
+            changed_ns: 0.into(),
+        }
+    }
+
     /// What says of the tree called `name` that all its whole objects were read through. No file has the inode 0.
     fn of_all(name: &Digest) -> Self {
         Self {
-            digest: Digest::of(&[b"whole objects of ", name.as_bytes().as_slice()].concat()),
-            inode: 0.into(),
             size_bytes: u64::MAX.into(),
-            changed_s: 0.into(),
-            changed_ns: 0.into(),
+            ..Self::of_nothing(Digest::of(&[b"whole objects of ", name.as_bytes().as_slice()].concat()))
         }
     }
 }
@@ -134,7 +145,7 @@ impl Stamps {
         Self {
             path: root.join("cache").join(format!("checked-{uid}")),
             checks: AtomicU8::new(Checks::First as u8),
-            known: Mutex::new(None),
+            known: Mutex::default(),
         }
     }
 
@@ -167,24 +178,25 @@ impl Stamps {
         Ok(())
     }
 
-    /// Notes files that were written or read through just now, and are what they are called.
-    pub(crate) fn note<'p>(&self, files: impl Iterator<Item = (Digest, &'p Path)>) {
-        let stamps: Vec<Stamp> = files
-            .filter_map(|(digest, path)| Some(Stamp::of(&digest, &path.metadata().ok()?)))
-            .collect();
+    /// Notes files that were read through and are what they are called, as they were before that.
+    pub(crate) fn note(&self, files: impl Iterator<Item = (Digest, Metadata)>) {
+        let stamps: Vec<Stamp> = files.map(|(digest, metadata)| Stamp::of(&digest, &metadata)).collect();
         self.add(&stamps);
+    }
+
+    /// Notes files that this process wrote just now.
+    pub(crate) fn note_written<'p>(&self, files: impl Iterator<Item = (Digest, &'p Path)>) {
+        self.note(files.filter_map(|(digest, path)| Some((digest, path.metadata().ok()?))));
     }
 
     /// Takes back what was noted of files that are wrong.
     pub(crate) fn forget(&self, digests: impl Iterator<Item = Digest>) {
-        let nothing = |digest| Stamp {
-            digest,
-            inode: 0.into(),
-            size_bytes: 0.into(),
-            changed_s: 0.into(),
-            changed_ns: 0.into(),
-        };
-        self.add(&digests.map(nothing).collect::<Vec<_>>());
+        self.add(&digests.map(Stamp::of_nothing).collect::<Vec<_>>());
+    }
+
+    /// Takes back that all whole objects of the trees called `names` were read through.
+    pub(crate) fn forget_all_of(&self, names: impl Iterator<Item = Digest>) {
+        self.forget(names.map(|name| Stamp::of_all(&name).digest));
     }
 
     /// Whether the file at `path` need not be read through now to be taken for what `digest` names.
@@ -210,14 +222,17 @@ impl Stamps {
 
     fn holds(&self, stamp: &Stamp) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.as_ref()
-            && known.get(&stamp.digest) == Some(stamp)
-        {
+        if known.get(&stamp.digest) == Some(stamp) {
             return true;
         }
         // Another process may have noted it.
-        let loaded = known.insert(self.load().unwrap_or_default());
-        loaded.get(&stamp.digest) == Some(stamp)
+        let file = File::open(&self.path).ok().filter(is_own);
+        let bucket = file.and_then(|file| Bucket::read(&file, &stamp.digest).ok().flatten());
+        let is_noted = bucket.is_some_and(|bucket| bucket.find(&stamp.digest) == Some(*stamp));
+        if is_noted {
+            known.insert(stamp.digest, *stamp);
+        }
+        is_noted
     }
 
     /// What cannot be noted is checked again by the next process, and nothing fails.
@@ -226,44 +241,104 @@ impl Stamps {
             return;
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get_or_insert_with(|| self.load().unwrap_or_default());
-        let is_new = |stamp: &&Stamp| known.get(&stamp.digest) != Some(stamp);
-        let new: Vec<Stamp> = stamps.iter().filter(is_new).copied().collect();
-        known.extend(new.iter().map(|stamp| (stamp.digest, *stamp)));
-        if !new.is_empty() {
-            let _ = self.append(&new);
-        }
+        known.extend(stamps.iter().map(|stamp| (stamp.digest, *stamp)));
+        let _ = self.write(stamps);
     }
 
-    fn append(&self, stamps: &[Stamp]) -> Result<()> {
-        if self.load().is_none() {
-            let directory = self.path.parent().unwrap_or(&self.path);
-            durable::create_directory(directory)?;
-            durable::write_evictable(directory, &self.path, &head())?;
+    fn write(&self, stamps: &[Stamp]) -> Result<()> {
+        let file = self.open()?;
+        for stamp in stamps {
+            let start = Bucket::place(&stamp.digest);
+            let mut bucket = Bucket::read(&file, &stamp.digest).at("read", &self.path)?;
+            let is_new = bucket.is_none();
+            let (slot, bytes) = bucket.get_or_insert_with(Bucket::empty).put(stamp);
+            match (&bucket, is_new) {
+                (Some(bucket), true) => durable::write_at(&file, &self.path, start, &bucket.0)?,
+                _ => durable::write_at(&file, &self.path, start + slot, &bytes)?,
+            }
         }
-        durable::append_evictable(&self.path, stamps.as_bytes(), MAX_BYTES)
+        Ok(())
     }
 
-    /// The stamps in the file; none if there is none of this user in this boot.
-    fn load(&self) -> Option<HashMap<Digest, Stamp>> {
-        let mut file = File::open(&self.path).ok()?;
-        let is_own = file.metadata().ok()?.uid() == nix::unistd::geteuid().as_raw();
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).ok()?;
-        let (first, rest) = bytes.split_first_chunk::<STAMP_BYTES>()?;
-        if !is_own || *first != head() {
-            return None;
+    /// The file to be written to; a new one, if there is none of this user.
+    fn open(&self) -> Result<File> {
+        let directory = self.path.parent().unwrap_or(&self.path);
+        durable::create_directory(directory)?;
+        match durable::open_to_write(&self.path) {
+            Ok(file) if is_own(&file) => return Ok(file),
+            // Of somebody who may write here, and wants to be believed.
+            Ok(_) => {}
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
         }
-        let stamps = rest.chunks_exact(STAMP_BYTES);
-        let stamps = stamps.filter_map(|bytes| Stamp::read_from_bytes(bytes).ok());
-        Some(stamps.map(|stamp| (stamp.digest, stamp)).collect())
+        durable::remove(&self.path)?;
+        durable::create_to_write(&self.path)
     }
 }
 
-/// What the file of this boot begins with.
+fn is_own(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|metadata| metadata.uid() == nix::unistd::geteuid().as_raw())
+}
+
+/// The stamps whose digests begin alike, behind the head that says of which boot they are. Read and written without a lock: of
+/// two that write at once one is lost, or torn, and then it equals no stamp.
+struct Bucket([u8; BUCKET_BYTES]);
+
+impl Bucket {
+    fn empty() -> Self {
+        let mut bytes = [0; BUCKET_BYTES];
+        bytes[..STAMP_BYTES].copy_from_slice(&head());
+        Self(bytes)
+    }
+
+    /// Where in the file the bucket of `digest` is.
+    fn place(digest: &Digest) -> u64 {
+        let [first, second, ..] = *digest.as_bytes();
+        u64::from(u16::from_le_bytes([first, second])) % BUCKETS * BUCKET_BYTES as u64
+    }
+
+    /// The bucket of `digest`; none if nothing was noted in it in this boot.
+    fn read(file: &File, digest: &Digest) -> io::Result<Option<Self>> {
+        let mut bytes = [0; BUCKET_BYTES];
+        match file.read_exact_at(&mut bytes, Self::place(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok((bytes[..STAMP_BYTES] == head()).then_some(Self(bytes))),
+        }
+    }
+
+    fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let stamps = self.0.chunks_exact(STAMP_BYTES).skip(1);
+        stamps.filter_map(|bytes| Stamp::read_from_bytes(bytes).ok())
+    }
+
+    fn find(&self, digest: &Digest) -> Option<Stamp> {
+        self.stamps().find(|stamp| stamp.digest == *digest)
+    }
+
+    /// Puts a stamp in the place of the one with its digest, else where there is room, else in that of another. Gives where in
+    /// the bucket, and its bytes.
+    fn put(&mut self, stamp: &Stamp) -> (u64, [u8; STAMP_BYTES]) {
+        let is_free = |found: &Stamp| found.as_bytes() == [0; STAMP_BYTES];
+        let last_byte = usize::from(stamp.digest.as_bytes()[31]);
+        let slot = self
+            .stamps()
+            .position(|found| found.digest == stamp.digest)
+            .or_else(|| self.stamps().position(|found| is_free(&found)))
+            .unwrap_or(last_byte % (BUCKET_BYTES / STAMP_BYTES - 1));
+        let at = (slot + 1) * STAMP_BYTES;
+        let mut bytes = [0; STAMP_BYTES];
+        bytes.copy_from_slice(stamp.as_bytes());
+        self.0[at..at + STAMP_BYTES].copy_from_slice(&bytes);
+        (at as u64, bytes)
+    }
+}
+
+/// What a bucket of this boot begins with.
 fn head() -> [u8; STAMP_BYTES] {
-    let boot = Host::current().boot.clone();
-    let boot = &boot.as_bytes()[..boot.len().min(BOOT_BYTES)];
+    let boot = Host::current().boot.as_bytes();
+    let boot = &boot[..boot.len().min(BOOT_BYTES)];
     let mut head = [0; STAMP_BYTES];
     head[..MAGIC.len()].copy_from_slice(&MAGIC);
     head[MAGIC.len()..MAGIC.len() + boot.len()].copy_from_slice(boot);
@@ -327,16 +402,42 @@ mod tests {
         fs::write(&path, "right").unwrap();
         let digest = Digest::of(b"right");
         let stamps = Stamps::of(directory.path());
-        stamps.note([(digest, path.as_path())].into_iter());
+        stamps.note_written([(digest, path.as_path())].into_iter());
+        let stamp = Stamp::of(&digest, &path.metadata().unwrap());
+        assert!(Stamps::of(directory.path()).holds(&stamp));
         let mut bytes = fs::read(&stamps.path).unwrap();
-        assert_eq!(bytes.len(), 2 * STAMP_BYTES);
-        bytes[MAGIC.len()] ^= 1;
-        fs::remove_file(&stamps.path).unwrap();
+        let head = usize::try_from(Bucket::place(&digest)).unwrap();
+        assert_eq!(bytes.len(), head + BUCKET_BYTES);
+        bytes[head + MAGIC.len()] ^= 1;
         fs::write(&stamps.path, bytes).unwrap();
-        assert!(Stamps::of(directory.path()).load().is_none());
+        assert!(!Stamps::of(directory.path()).holds(&stamp));
         for name in ["always", "first", "never"] {
             assert_eq!(name.parse::<Checks>().unwrap().name(), name);
         }
         assert!("sometimes".parse::<Checks>().is_err());
+    }
+
+    #[test]
+    fn a_full_bucket_takes_what_is_new_and_the_file_does_not_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = |number: u16| {
+            let [low, high] = number.to_le_bytes();
+            let mut digest = [0; 32];
+            (digest[5], digest[6], digest[31]) = (low, high, low);
+            Stamp {
+                inode: 7.into(),
+                ..Stamp::of_nothing(Digest::from_bytes(digest))
+            }
+        };
+        for number in 0..500 {
+            Stamps::of(directory.path()).add(&[stamp(number)]);
+            assert!(Stamps::of(directory.path()).holds(&stamp(number)), "{number}");
+        }
+        let file = Stamps::of(directory.path()).path;
+        assert_eq!(file.metadata().unwrap().len(), BUCKET_BYTES as u64);
+        let held = (0..500).filter(|&number| Stamps::of(directory.path()).holds(&stamp(number)));
+        assert_eq!(held.count(), BUCKET_BYTES / STAMP_BYTES - 1);
+        // Whoever made it can write to it, also who is not root.
+        assert_eq!(file.metadata().unwrap().mode() & 0o600, 0o600);
     }
 }

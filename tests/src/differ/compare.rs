@@ -142,7 +142,11 @@ impl Comparison {
             let known = Known::of(self.kind, &sides[1]);
             Self::compare_what_is_left(&known, &sides[0], &sides[1]).map_err(|error| format!("in the end: {error}"))?;
         }
-        Ok(counts.into_inner())
+        match counts.into_inner() {
+            // Two sides without anything would agree as well.
+            Counts { succeeded: 0, .. } => Err("nothing succeeded on either side".to_owned()),
+            counts => Ok(counts),
+        }
     }
 
     fn compare(&self, place: &Path, operations: &[Operation], counts: &mut Counts) -> Result<(), TestCaseError> {

@@ -27,15 +27,7 @@ pub struct Case {
 pub enum Outcome {
     /// It is refused with a message that has these words.
     Refused(Vec<&'static str>),
-    /// It is taken, and its layer has these lines, as [`crate::hostile`] writes them: `path`, `path*` for what can be
+    /// It is taken, and its layer has these lines, as the test writes them: `path`, `path*` for what can be
     /// executed, `path/`, `path -> target`.
     Taken(Vec<&'static str>),
-}
-
-impl Case {
-    /// Whether it is to be refused.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self.outcome, Outcome::Refused(_))
-    }
 }

@@ -3,6 +3,7 @@
 //! it is an error from then on.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::SigSet;
 
@@ -18,13 +19,12 @@ const NICE: i32 = 19;
 const IDLE_CLASS: libc::c_int = 3 << 13;
 const THIS_PROCESS: libc::c_int = 1;
 
-/// Starts the process, if there is something to read. Only before threads are started, and before anything is open that is
-/// not to be held.
-pub(super) fn read_through(service: &Service) {
+/// Starts the process, if there is something to read; it closes its copies of `let_go`. Only before threads are started.
+pub(super) fn read_through(service: &Service, let_go: &[BorrowedFd<'_>]) {
     if service.store.is_read_through(&service.tree) {
         return;
     }
-    let spawned = process::spawn(&[], || u8::from(run(service).is_err()));
+    let spawned = process::spawn(let_go, || u8::from(run(service).is_err()));
     if let Err(error) = spawned {
         tracing::info!(
             "large files are not read through behind the mount: {}",

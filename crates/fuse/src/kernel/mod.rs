@@ -146,7 +146,7 @@ pub fn prepare_content(service: &Service) -> Result<Cache, KernelError> {
         }
     };
     write_patched(&cache, service, &patched)?;
-    behind::read_through(service);
+    behind::read_through(service, &[]);
     Ok(cache)
 }
 
@@ -170,7 +170,7 @@ pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
         return Err(KernelError::NotRoot);
     }
     let (prepared, names) = mount_names(service)?;
-    behind::read_through(service);
+    behind::read_through(service, &[names.as_fd()]);
     let directories = prepared.cache.content_directories();
     let mut layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
     let patched = patched_layer(service, &prepared)?;

@@ -112,9 +112,8 @@ pub fn collect(store: &Store, options: &Options, machine: &dyn Machine) -> Resul
         Err(error) if error.is_full() && ballast::release(store.root()) => collect_once(store, options, machine),
         result => result,
     }?;
-    if !options.dry_run {
-        ballast::keep(store.root());
-    }
+    // Also of a dry run, which may have needed it too.
+    ballast::keep(store.root());
     Ok(collected)
 }
 
@@ -207,7 +206,7 @@ fn choose_environments(
     let mut candidates = Vec::new();
     for (signature, environment) in environments {
         if !options.dry_run {
-            let _ = clock::age(&environment::own_path(store, signature));
+            clock::settle(&environment::own_path(store, signature));
         }
         if !kept.contains_key(signature)
             && let Some(last_used_unix_s) = environment::facts(store, signature).last_used_unix_s

@@ -377,7 +377,7 @@ impl<'a> Sweep<'a> {
         let is_old = is_older(path, self.young_since);
         if !is_old && !self.dry_run {
             // What a wrong clock has dated into the future is young from now on, and not until then.
-            let _ = clock::age(path);
+            clock::settle(path);
         }
         is_old
     }

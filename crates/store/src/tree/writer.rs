@@ -60,7 +60,7 @@ pub(super) fn write(
         0
     } else {
         durable::write(workspace.path(), &path, &bytes)?;
-        store.stamps().note([(digest, path.as_path())].into_iter());
+        store.stamps().note_written([(digest, path.as_path())].into_iter());
         bytes.len() as u64
     };
     Ok(WrittenTree {

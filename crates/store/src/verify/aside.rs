@@ -8,10 +8,13 @@
 //! Nothing is read from there. People may look at it, and remove it.
 
 use std::cell::OnceCell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::durable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// The quarantine of one repair; made when something goes there.
@@ -46,18 +49,20 @@ impl<'a> Aside<'a> {
         Ok(was_there.then_some(place))
     }
 
-    /// Keeps the file at `path`, which is about to be replaced, and says where.
-    pub(super) fn keep(&self, path: &Path) -> Result<Option<PathBuf>> {
+    /// Keeps the file at `path`, which is about to be replaced.
+    pub(super) fn keep(&self, path: &Path) -> Result<()> {
         if !path.exists() {
-            return Ok(None);
+            return Ok(());
         }
         let place = self.place(path)?;
-        if durable::link_file(path, &place).is_err() {
+        match durable::link_file(path, &place) {
             // Where there are no hard links it is gone for a moment.
-            durable::move_file(path, &place)?;
+            Err(Error::Io { source, .. }) if is_without_links(&source) => drop(durable::move_file(path, &place)?),
+            // What was there first is kept already.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+            result => result?,
         }
-        self.sync(path, &place)?;
-        Ok(Some(place))
+        self.sync(path, &place)
     }
 
     fn sync(&self, path: &Path, place: &Path) -> Result<()> {
@@ -82,4 +87,10 @@ impl<'a> Aside<'a> {
         durable::sync_directory(&all)?;
         Ok(self.path.get_or_init(|| path))
     }
+}
+
+/// Whether the file system makes no hard link, of this file or of any (link(2)).
+fn is_without_links(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK))
 }

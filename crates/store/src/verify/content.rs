@@ -36,6 +36,8 @@ pub(super) fn check(store: &Store, checked: &mut Checked) -> Result<()> {
 
 /// Reads every byte of one file.
 pub(super) fn check_file(store: &Store, kind: Kind, path: &Path, checked: &mut Checked) {
+    // Of what is written to meanwhile nothing must be noted.
+    let before = path.metadata();
     let result = match kind {
         Kind::Object => object(store, path),
         Kind::Pack => match pack(path) {
@@ -54,8 +56,8 @@ pub(super) fn check_file(store: &Store, kind: Kind, path: &Path, checked: &mut C
         }
         _ => return,
     };
-    if let (Kind::Object | Kind::Tree, Ok(()), Ok(digest)) = (kind, &result, parse_name(path)) {
-        checked.sound.push((digest, path.to_owned()));
+    if let (Kind::Object | Kind::Tree, Ok(()), Ok(digest), Ok(before)) = (kind, &result, parse_name(path), before) {
+        checked.sound.push((digest, before));
     }
     checked.note(kind, path, result);
 }

@@ -43,7 +43,16 @@ pub(super) fn check(store: &Store, checked: &mut Checked) -> Result<()> {
             let (path, copy) = (ledger.path(&key), ledger.copy(&key));
             checked.note(kind, &copy, check(&copy, &key));
             rename_last(checked, &copy, &key);
-            // A copy is written after its document, and removed before it.
+            let differs = || match (std::fs::read(&path), std::fs::read(&copy)) {
+                (Ok(document), Ok(copy)) => document != copy,
+                _ => false,
+            };
+            // Whoever is changing it holds the lock.
+            if differs() && ledger.lock().is_ok_and(|_locked| differs()) && check(&path, &key).is_ok() {
+                let error = Error::corrupt(&copy, "it is not what the document says");
+                checked.findings.push(Finding::damaged(kind, &copy, &error));
+                rename_last(checked, &copy, &key);
+            }
             if !path.exists() && copy.exists() {
                 let needed = "there is a copy of it";
                 checked.findings.push(Finding::missing(kind, &path, &key, needed));

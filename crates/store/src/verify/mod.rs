@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -24,7 +25,7 @@ use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::stamps::Checks;
-use crate::store::{Location, Store};
+use crate::store::{Location, Store, list};
 use crate::tree::Tree;
 
 pub use repair::{Mended, Rebuild, Remedy, Repair, Repaired};
@@ -90,8 +91,8 @@ pub struct Checked {
     pub count: u64,
     /// What is damaged or lost.
     pub findings: Vec<Finding>,
-    /// Whole files that are what their names say.
-    sound: Vec<(Digest, PathBuf)>,
+    /// Whole files that are what their names say, as they were before they were read.
+    sound: Vec<(Digest, Metadata)>,
 }
 
 impl Store {
@@ -107,12 +108,26 @@ impl Store {
         references::check(self, &mut checked)?;
         checked.findings.sort();
         checked.findings.dedup();
-        let sound = checked.sound.iter().map(|(digest, path)| (*digest, path.as_path()));
-        self.stamps().note(sound);
-        let wrong = checked.findings.iter().filter(|finding| !finding.is_missing);
-        self.stamps()
-            .forget(wrong.filter_map(|finding| finding.name.parse().ok()));
+        self.stamps().note(checked.sound.drain(..));
+        self.forget(&checked.findings)?;
         Ok(checked)
+    }
+
+    /// Takes back what was noted of files that are wrong, and of the trees that may hold them.
+    fn forget(&self, findings: &[Finding]) -> Result<()> {
+        let is_whole = |finding: &&Finding| matches!(finding.kind, Kind::Object | Kind::Tree) && !finding.is_missing;
+        let wrong: Vec<Digest> = findings
+            .iter()
+            .filter(is_whole)
+            .filter_map(|finding| finding.name.parse().ok())
+            .collect();
+        if !wrong.is_empty() {
+            let trees = list(&self.path("trees"))?;
+            self.stamps().forget(wrong.into_iter());
+            self.stamps()
+                .forget_all_of(trees.iter().filter_map(|path| content::parse_name(path).ok()));
+        }
+        Ok(())
     }
 }
 
@@ -129,7 +144,7 @@ impl Store {
     /// it is an error from then on for whoever opens it, and given back with what is wrong.
     ///
     /// # Errors
-    /// When the tree is damaged.
+    /// When the tree is damaged, or an object cannot be read.
     pub fn read_through(&self, name: &Digest, tree: &Tree) -> Result<Vec<Error>> {
         let mut seen = HashSet::new();
         let mut wrong = Vec::new();
@@ -139,13 +154,15 @@ impl Store {
                 continue;
             }
             match self.check_whole(&node.digest()) {
+                Ok(()) => {}
                 // Collected meanwhile, or missed before.
                 Err(error) if error.is_gone() => {}
-                Err(error) => {
-                    self.withdraw(&node.digest(), &error);
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.withdraw(&node.digest());
                     wrong.push(error);
                 }
-                Ok(()) => {}
+                // It may be right: whoever mounts next tries again.
+                Err(error) => return Err(error),
             }
         }
         if wrong.is_empty() {
@@ -154,11 +171,19 @@ impl Store {
         Ok(wrong)
     }
 
-    /// Takes a damaged object out of sight, where that is allowed: who may not is only told.
-    fn withdraw(&self, digest: &Digest, error: &Error) {
+    /// Takes a damaged object out of sight, unless it was repaired meanwhile, where that is allowed: who may not is only told.
+    fn withdraw(&self, digest: &Digest) {
         let path = self.own_object_path(digest);
-        let withdrawn = self.exclude().and_then(|_alone| aside::Aside::new(self).take(&path));
-        if let Ok(Some(place)) = withdrawn {
+        let withdraw = || {
+            let _alone = self.exclude()?;
+            match content::verify_bytes(&path, digest) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    Ok(aside::Aside::new(self).take(&path)?.map(|place| (error, place)))
+                }
+                result => result.map(|()| None),
+            }
+        };
+        if let Ok(Some((error, place))) = withdraw() {
             let line = format!("{error}: moved to {}\n", place.display());
             let log = self.path("quarantine").join("log");
             let _ = durable::append_evictable(&log, line.as_bytes(), MAX_LOG_BYTES);

@@ -8,9 +8,9 @@
 //! 4. Environments that miss something are built again, beside the store, and what they have comes as from another store.
 //! 5. What still is missing is told, with the environments that miss it.
 //!
-//! Killed anywhere, another repair goes on. Builds, mounts and runs go on meanwhile; no collection does.
+//! Killed anywhere, another repair goes on; what was being given its own name may then be in the quarantine. Builds, mounts and runs go on meanwhile; no collection does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -114,32 +114,44 @@ impl Store {
     /// # Errors
     /// When a directory cannot be read.
     pub fn concerned(&self, findings: &[Finding]) -> Result<BTreeMap<Digest, BTreeSet<String>>> {
-        let references = References::of(self, findings)?;
-        let mut found: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
-        for finding in findings {
-            for signature in references.concerned(finding) {
-                let missed = missed(self, &signature, finding);
-                found.entry(signature).or_default().extend(missed);
-            }
+        if findings.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        Ok(found)
+        Ok(concerned(self, &References::of(self, findings)?, findings))
     }
 }
 
-/// What an environment misses: its files, or what is not a file of it.
-fn missed(store: &Store, signature: &Digest, finding: &Finding) -> Vec<String> {
-    let files = || -> Option<Vec<String>> {
-        let environment = environment::get(store, signature).ok()??;
-        let tree = store.tree(&environment.tree).ok()?;
-        let nodes = tree.files(false).flatten();
-        let lost = nodes.filter(|node| finding.objects.contains(&node.digest()));
-        let paths = lost.filter_map(|node| tree.path(node).ok());
-        Some(paths.map(|path| String::from_utf8_lossy(&path).into_owned()).collect())
-    };
-    match files() {
-        Some(files) if !files.is_empty() => files,
-        _ => vec![finding.path.display().to_string()],
+/// The environments that something in `findings` is about, with what they would miss without it.
+fn concerned(store: &Store, references: &References, findings: &[Finding]) -> BTreeMap<Digest, BTreeSet<String>> {
+    let mut found: BTreeMap<Digest, Vec<&Finding>> = BTreeMap::new();
+    for finding in findings {
+        for signature in references.concerned(finding) {
+            found.entry(signature).or_default().push(finding);
+        }
     }
+    let missed = |(signature, findings): (Digest, Vec<&Finding>)| (signature, missed(store, &signature, &findings));
+    found.into_iter().map(missed).collect()
+}
+
+/// What an environment misses: its files, or what is not a file of it.
+fn missed(store: &Store, signature: &Digest, findings: &[&Finding]) -> BTreeSet<String> {
+    let lost: HashSet<Digest> = findings.iter().flat_map(|finding| &finding.objects).copied().collect();
+    let mut missed = BTreeSet::new();
+    let mut named = HashSet::new();
+    let environment = environment::get(store, signature).ok().flatten();
+    if let Some(tree) = environment.and_then(|environment| store.tree(&environment.tree).ok()) {
+        for node in tree.files(false).flatten().filter(|node| lost.contains(&node.digest())) {
+            if let Ok(path) = tree.path(node) {
+                missed.insert(String::from_utf8_lossy(&path).into_owned());
+                named.insert(node.digest());
+            }
+        }
+    }
+    let nameless = findings
+        .iter()
+        .filter(|finding| !finding.objects.iter().any(|object| named.contains(object)));
+    missed.extend(nameless.map(|finding| finding.path.display().to_string()));
+    missed
 }
 
 struct Work<'a> {
@@ -328,13 +340,14 @@ impl Work<'_> {
     }
 
     fn finish(mut self, checked: &Checked) -> Result<Repaired> {
-        let environments = self.store.concerned(&self.findings)?;
-        // A record in its place has its tree in its own: without one nothing could be collected.
-        let treeless: BTreeSet<Digest> = {
-            let references = References::of(self.store, &self.findings)?;
-            let trees = self.findings.iter().filter(|finding| finding.kind == Kind::Tree);
-            trees.flat_map(|finding| references.concerned(finding)).collect()
+        let references = match self.findings.is_empty() {
+            true => References::default(),
+            false => References::of(self.store, &self.findings)?,
         };
+        let environments = concerned(self.store, &references, &self.findings);
+        // A record in its place has its tree in its own: without one nothing could be collected.
+        let trees = self.findings.iter().filter(|finding| finding.kind == Kind::Tree);
+        let treeless: BTreeSet<Digest> = trees.flat_map(|finding| references.concerned(finding)).collect();
         for signature in treeless {
             let path = environment::own_path(self.store, &signature);
             let taken = self.mender.take(&path)?;

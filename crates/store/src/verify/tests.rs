@@ -74,7 +74,7 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
-        for path in crate::store::list(&directory).unwrap() {
+        for path in list(&directory).unwrap() {
             let inside = path.strip_prefix(root).unwrap().to_owned();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
@@ -387,4 +387,51 @@ impl crate::gc::Machine for Still {
     fn usual_place(&self, _: &Digest) -> PathBuf {
         "/x".into()
     }
+}
+
+#[test]
+fn a_copy_that_says_something_else_is_found_and_made_anew() {
+    let directory = quick_directory();
+    let store = sample(directory.path());
+    let (path, copy) = (
+        directory.path().join("refs/b:current"),
+        directory.path().join("refs/.copies/b:current"),
+    );
+    let earlier = fs::read(&copy).unwrap();
+    let signature = signature_of(ENVIRONMENTS[1]);
+    let author = Author::default();
+    Names::of(&store)
+        .set(&"b".parse().unwrap(), &signature, &author, None)
+        .unwrap();
+    let now = fs::read(&path).unwrap();
+    assert_eq!(fs::read(&copy).unwrap(), now);
+    write(
+        directory.path(),
+        &BTreeMap::from([(PathBuf::from("refs/.copies/b:current"), earlier)]),
+    );
+    let found = store.verify().unwrap().findings;
+    assert_eq!(found.iter().map(|finding| &finding.path).collect::<Vec<_>>(), [&copy]);
+    let nowhere = Repair {
+        donors: &[],
+        rebuild: None,
+    };
+    assert!(store.repair(&nowhere).unwrap().is_whole());
+    assert_eq!([path, copy].map(|path| fs::read(path).unwrap()), [now.clone(), now]);
+}
+
+#[test]
+fn what_a_check_finds_damaged_is_read_through_again_before_it_is_mounted() {
+    let directory = quick_directory();
+    let store = sample(directory.path());
+    let environment = environment::load(&store, &signature_of(ENVIRONMENTS[0])).unwrap();
+    let tree = store.tree(&environment.tree).unwrap();
+    assert!(store.read_through(&environment.tree, &tree).unwrap().is_empty());
+    assert!(store.is_read_through(&environment.tree));
+    let object = files(directory.path())
+        .into_keys()
+        .find(|path| path.starts_with("objects"));
+    let object = object.unwrap();
+    damage(directory.path(), &object, &Harm::Flip(3));
+    assert!(!store.verify().unwrap().findings.is_empty());
+    assert!(!store.is_read_through(&environment.tree));
 }

@@ -28,9 +28,6 @@ pub fn packages() -> Vec<(Package, Case)> {
     all.0
 }
 
-/// A tar block by block, as the next one in a package that is right otherwise.
-type Extra = Blocks;
-
 struct List(Vec<(Package, Case)>);
 
 impl List {
@@ -51,15 +48,15 @@ impl List {
     }
 
     /// Both formats by turns, with `extra` behind the honest payload.
-    fn tar(&mut self, what: &'static str, extra: &Extra, outcome: Outcome) {
+    fn tar(&mut self, what: &'static str, extra: &Blocks, outcome: Outcome) {
         self.package_with(what, self.package(), extra, outcome);
     }
 
-    fn refused(&mut self, what: &'static str, extra: &Extra, part: &'static str) {
+    fn refused(&mut self, what: &'static str, extra: &Blocks, part: &'static str) {
         self.tar(what, extra, Outcome::Refused(vec![part]));
     }
 
-    fn package_with(&mut self, what: &'static str, package: Package, extra: &Extra, outcome: Outcome) {
+    fn package_with(&mut self, what: &'static str, package: Package, extra: &Blocks, outcome: Outcome) {
         let format = [Format::Conda, Format::TarBz2][self.0.len() % 2];
         let honest = tar_of(package.payload());
         let payload = [&honest[..honest.len() - 1024], &extra.ended()].concat();
@@ -91,7 +88,7 @@ impl List {
         self.package_with(what, package, &Blocks::default(), outcome);
     }
 
-    fn limited(&mut self, what: &'static str, part: &'static str, options: &'static [&'static str], extra: &Extra) {
+    fn limited(&mut self, what: &'static str, part: &'static str, options: &'static [&'static str], extra: &Blocks) {
         self.refused(what, extra, part);
         if let Some((_, case)) = self.0.last_mut() {
             case.options = options;
@@ -119,7 +116,7 @@ fn places(all: &mut List) {
     ] {
         all.refused(what, &Blocks::default().file(name.as_bytes(), b"x"), part);
     }
-    let innocent = |extension: Extra| extension.file(b"innocent", b"x");
+    let innocent = |extension: Blocks| extension.file(b"innocent", b"x");
     let extra = innocent(Blocks::default().pax(&[("path", b"../evil")]));
     all.refused(
         "an extended header that leads up",
@@ -129,7 +126,6 @@ fn places(all: &mut List) {
     let extra = innocent(Blocks::default().extension(b'L', b"../evil\0"));
     all.refused("a long name that leads up", &extra, "`../evil` has a `..` component");
     let mut split = header(b'0', b"evil");
-    split.as_bytes();
     split.as_ustar_mut().unwrap().prefix[..2].copy_from_slice(b"..");
     all.refused(
         "a prefix of a name that leads up",
@@ -262,7 +258,7 @@ fn kinds(all: &mut List) {
     ] {
         all.refused(what, &Blocks::default().entry(kind, b"node", b""), part);
     }
-    let mut taken = |what, change: &dyn Fn(Package) -> Package, extra: &Extra, lines| {
+    let mut taken = |what, change: &dyn Fn(Package) -> Package, extra: &Blocks, lines| {
         let package = change(all.package());
         all.package_with(what, package, extra, Outcome::Taken(lines));
     };
@@ -409,9 +405,9 @@ fn disagreements(all: &mut List) {
 }
 
 fn holes(all: &mut List) {
-    let sparse = |real: u64, pieces: &[(u64, u64)], content: &[u8]| {
+    let called = |name: &str, real: u64, pieces: &[(u64, u64)], content: &[u8]| {
         let mut header = tar::Header::new_gnu();
-        header.as_old_mut().name[..6].copy_from_slice(b"sparse");
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_entry_type(tar::EntryType::GNUSparse);
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -424,6 +420,15 @@ fn holes(all: &mut List) {
         gnu.set_real_size(real);
         Blocks::default().with(header, content)
     };
+    let sparse = |real: u64, pieces: &[(u64, u64)], content: &[u8]| called("sparse", real, pieces, content);
+    // Nobody reads these: they are passed over, however long they would be.
+    for (what, name) in [
+        ("a hole of 4 EiB in metadata that nobody reads", "info/junk"),
+        ("a hole of 4 EiB in what is called as the directory itself", "."),
+    ] {
+        let extra = called(name, 1 << 62, &[(0, 512)], &[b'x'; 512]);
+        all.tar(what, &extra, Outcome::Taken(vec!["a"]));
+    }
     let mut whole = vec![0; 4096];
     whole.extend([b'x'; 512]);
     whole.resize(8192, 0);
