@@ -19,6 +19,7 @@ const PJDFSTEST: Crate = Crate {
     version: "0.2.2",
     features: None,
     program: "pjdfstest",
+    is_measured: false,
 };
 
 const FSX: Crate = Crate {
@@ -26,6 +27,7 @@ const FSX: Crate = Crate {
     version: "0.3.2",
     features: None,
     program: "fsx",
+    is_measured: false,
 };
 
 /// Some users that every Debian has, and what Linux has of that which is not in POSIX. Two times that differ lie so many
@@ -89,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !system::is_root() {
         bail!("only root can mount writable, and be other users: run it as root");
     }
-    let tools = sh::target_dir().join("posix");
+    let tools = tools();
     let channel = channel::default_dir();
     channel::ensure(&channel)?;
     // Short: the path of a socket has at most 107 bytes (unix(7)).
@@ -107,6 +109,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let url = format!("file://{}", channel.display());
     suite.in_a_mount(&url, options)?;
     suite.in_a_run_of_an_ordinary_user(&url, options)
+}
+
+/// Why none of it can be tried, where a program is not there and crates.io is not reached.
+pub(crate) fn out_of_reach() -> Option<String> {
+    [PJDFSTEST, FSX]
+        .iter()
+        .find_map(|program| program.out_of_reach(&tools()))
+}
+
+fn tools() -> PathBuf {
+    sh::target_dir().join("posix")
 }
 
 impl Suite {
