@@ -1,7 +1,7 @@
 //! Archives as nobody should make them, served by a channel: each is refused with words that name it and the place, or means
 //! what it says; the store is as it was, no draft stays, and the memory is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -57,6 +57,26 @@ fn wheels() {
     }
     assert!(failed.is_empty(), "{}: {failed:?}", failed.len());
     envfs.assert_sound();
+}
+
+#[test]
+fn cases_are_told_apart_and_refusals_give_a_reason() {
+    let packages = hostile::packages();
+    let wheels = hostile::wheels();
+    let mut names = BTreeSet::new();
+    let mut twice = Vec::new();
+    for case in packages.iter().map(|(_, case)| case).chain(&wheels) {
+        twice.extend((!names.insert(case.what)).then_some(case.what));
+        if let Outcome::Refused(parts) = &case.outcome {
+            let says_why = |part: &&str| !case.file_name.contains(*part);
+            assert!(
+                parts.iter().any(says_why),
+                "`{}` may be refused for any reason",
+                case.what
+            );
+        }
+    }
+    assert!(twice.is_empty(), "called alike: {twice:?}");
 }
 
 /// Memory that an archive makes the program take: small archives that unpack to much, and say much of themselves.
