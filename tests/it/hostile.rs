@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
 use envfs_store::digest::Sha256;
 use envfs_store::layer::{Entry, EntryKind};
 use envfs_tests::channel::Channel;
 use envfs_tests::hostile::{self, Case, Outcome};
 use envfs_tests::package::{Format, Package, Raw};
-use envfs_tests::program::{Envfs, Finished, finish};
+use envfs_tests::program::Envfs;
 use envfs_tests::server::Server;
 use sha2::Digest as _;
 
@@ -105,7 +104,7 @@ fn bombs_take_no_memory() {
         assert!(archive.len() < 1 << 20, "no bomb: {} bytes", archive.len());
         std::fs::write(envfs.path().join("bomb-1.0-0.conda"), &archive).unwrap();
         let lock = envfs.write("explicit.txt", "# platform: linux-64\n@EXPLICIT\nbomb-1.0-0.conda\n");
-        let (finished, peak_bytes) = measured(&envfs, &["build", lock.to_str().unwrap()]);
+        let (finished, peak_bytes) = envfs.measure(["build", lock.to_str().unwrap()]);
         match part {
             "" => drop(finished.success()),
             part => finished.refused(1, &["bomb-1.0-0.conda", part]),
@@ -231,26 +230,6 @@ fn lock(url: &str, archive: &Path, case: &Case) -> String {
          version: '1.0'\n  sha256: {sha256}\n",
         hex::encode(sha2::Sha256::digest(std::fs::read(archive).unwrap()))
     )
-}
-
-/// Runs the program, and says how much memory it had at most.
-fn measured(envfs: &Envfs, arguments: &[&str]) -> (Finished, u64) {
-    let program = envfs.command();
-    let mut python = Command::new("python3");
-    let measure = "import resource, subprocess, sys\nended = subprocess.run(sys.argv[2:]).returncode\n\
-                   open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\nsys.exit(ended)";
-    let peak = envfs.path().join("peak");
-    python
-        .arg("-c")
-        .arg(measure)
-        .arg(&peak)
-        .arg(program.get_program())
-        .args(arguments);
-    python.env_clear().current_dir(envfs.path());
-    python.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let finished = finish(&mut python);
-    let peak_kib: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
-    (finished, peak_kib << 10)
 }
 
 #[test]
