@@ -18,6 +18,7 @@ mod posix;
 mod power_cuts;
 mod sh;
 mod specs;
+mod supply;
 mod system;
 mod test;
 mod tidy;
@@ -49,6 +50,8 @@ enum Task {
     PowerCuts(power_cuts::Options),
     /// Check the rules of this house that no other tool checks.
     Tidy,
+    /// Look at the licenses and sources of the crates that are used, and at what is known to be wrong with them.
+    Supply(supply::Options),
     /// Read and lock the specifications of well-known projects, and write a table of what became of each.
     Specs {
         /// Where to write it.
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::PowerCuts(options) => power_cuts::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Supply(options) => supply::run(&options),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
         Task::Posix(options) => posix::run(&options),

@@ -1,11 +1,12 @@
 //! `cargo xtask tidy`: the rules of this house that no other tool checks.
 //!
-//! `text` reads files line by line, `imports` reads which room uses which. Both are also a test, so that `cargo test`
-//! alone finds what tidy finds.
+//! `text` reads files line by line, `imports` reads which room uses which, `unsafe_code` what is unsafe. All are also a test,
+//! so that `cargo test` alone finds what tidy finds.
 
 mod code;
 mod imports;
 mod text;
+mod unsafe_code;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     }
     imports::check_crates(&sources, &mut findings);
     imports::check_modules(&sources, &mut findings);
+    unsafe_code::check(&sources, &mut findings);
     findings.sort();
     Ok(findings)
 }
