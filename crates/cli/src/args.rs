@@ -1,6 +1,8 @@
 //! The command line: what can be typed, and what `--help` says.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::context::Global;
@@ -27,6 +29,26 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// What the words of the process say. Where they make no sense, or ask for help, this ends the process with what clap says.
+    pub(crate) fn typed() -> Self {
+        let words: Vec<_> = std::env::args_os().collect();
+        Self::among_typed(&words).unwrap_or_else(|| Self::parse_from(words))
+    }
+
+    /// The same by a parser that knows no other commands than those whose names are among the words: to describe them all
+    /// takes longer than to do what most of them do. None where all have to be known, to say what is wrong or to help.
+    fn among_typed(words: &[OsString]) -> Option<Self> {
+        let all = Command::augment_subcommands(clap::Command::new("envfs"));
+        let typed = all
+            .get_subcommands()
+            .filter(|command| words.iter().any(|word| word == command.get_name()));
+        let parser = Global::augment_args(clap::Command::new("envfs")).subcommands(typed.cloned());
+        let mut matches = parser.try_get_matches_from(words).ok()?;
+        Self::from_arg_matches_mut(&mut matches).ok()
+    }
 }
 
 /// One thing to do.
@@ -106,6 +128,38 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn what_is_parsed_among_the_typed_commands_is_what_is_parsed_among_all() {
+        let lines = [
+            "version",
+            "-q --store /s run 3fb1c2d4 -- ls -la",
+            "--store ls mount --backend fuse 3fb1c2d4 /x --json",
+            "name set a/b:c 3fb1c2d4",
+            "ensure python=3.11 numpy -c conda-forge -vv",
+            "gc --max-size 40GB --dry-run --limit files=10",
+        ];
+        let words = |line: &str| -> Vec<OsString> {
+            let words = ["envfs"].into_iter().chain(line.split(' '));
+            words.map(Into::into).collect()
+        };
+        for line in lines {
+            let narrow = Arguments::among_typed(&words(line)).unwrap();
+            let whole = Arguments::try_parse_from(words(line)).unwrap();
+            assert_eq!(format!("{narrow:?}"), format!("{whole:?}"), "{line}");
+        }
+        for line in [
+            "",
+            "mout x /y",
+            "mount --help",
+            "--version",
+            "help run",
+            "mount --bakend fuse x /y",
+        ] {
+            assert!(Arguments::among_typed(&words(line)).is_none(), "{line}");
+            assert!(Arguments::try_parse_from(words(line)).is_err(), "{line}");
+        }
+    }
 
     #[test]
     fn every_command_says_what_it_does_and_has_its_arguments_when_it_is_asked() {

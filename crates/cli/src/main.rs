@@ -38,7 +38,6 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -47,7 +46,7 @@ use crate::context::{Context, Global};
 use crate::error::CliError;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::typed();
     start_log(&arguments.global);
     panics::tell_of_shortages();
     let context = Context::new(arguments.global);

@@ -71,6 +71,17 @@ impl Reference {
 }
 
 impl Handle {
+    /// A signature that is written with all its digits: nothing has to be looked for.
+    fn whole_signature(&self) -> Option<Digest> {
+        match self {
+            Self::Signature(text) => text
+                .parse()
+                .ok()
+                .filter(|signature: &Digest| signature.to_string() == *text),
+            Self::Name(..) => None,
+        }
+    }
+
     /// The environment that is called so.
     pub(crate) fn environment(&self, context: &Context) -> Result<Environment, CliError> {
         let store = context.store()?;
@@ -124,6 +135,11 @@ fn project_file(directory: &Path) -> Result<PathBuf, CliError> {
 pub(crate) fn environment(context: &Context, text: &str) -> Result<Environment, CliError> {
     match Reference::parse(text)? {
         Reference::Built(handle) => {
+            if let Some(signature) = handle.whole_signature()
+                && let Some(environment) = claimed(context, &signature)?
+            {
+                return Ok(environment);
+            }
             let environment = handle.environment(context)?;
             // Collected and made again meanwhile, it may stand on another tree.
             context.claim(&context.store()?, &environment.signature)

@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,9 @@ pub const SOURCE_PREFIX: &str = "envfs#";
 
 /// How many digits of the signature the source of our mounts shows.
 pub const SOURCE_DIGITS: usize = 16;
+
+/// Most tables are not larger.
+const TABLE_BYTES: usize = 16 * 1024;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +97,14 @@ pub(crate) fn source(signature: &Digest) -> String {
 /// # Errors
 /// When `/proc/self/mountinfo` cannot be read.
 pub fn read() -> io::Result<Vec<MountEntry>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&read_table(Path::new("/proc/self/mountinfo"))?))
+}
+
+/// A table of mounts as the kernel writes it. It has no size, and is made anew for each piece that is read.
+fn read_table(path: &Path) -> io::Result<Vec<u8>> {
+    let mut table = Vec::with_capacity(TABLE_BYTES);
+    File::open(path)?.read_to_end(&mut table)?;
+    Ok(table)
 }
 
 /// The mounts of each mount namespace in which a process lives that this one may look at, its own among them. Paths are
@@ -109,7 +120,7 @@ pub fn read_all_namespaces() -> io::Result<Vec<Vec<MountEntry>>> {
         // What is no process has none; what is not to be looked at gives none.
         if let Ok(namespace) = std::fs::read_link(process.join("ns/mnt"))
             && !seen.contains(&namespace)
-            && let Ok(text) = std::fs::read(process.join("mountinfo"))
+            && let Ok(text) = read_table(&process.join("mountinfo"))
         {
             seen.insert(namespace);
             all.push(parse(&text));

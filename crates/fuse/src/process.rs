@@ -7,6 +7,7 @@ use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const PANIC_EXIT_CODE: u8 = 101;
 pub enum ProcessError {
     /// A copy of a process with threads would hold locks that nobody releases.
     #[error("internal error: cannot fork while {0} threads run; start again from a fresh process")]
-    Threads(usize),
+    Threads(u64),
     /// The operating system refused something.
     #[error("cannot {action}")]
     System {
@@ -52,9 +53,7 @@ impl ProcessError {
 /// # Errors
 /// When there are threads, or no process can be made.
 pub(crate) fn spawn(let_go: &[BorrowedFd<'_>], child: impl FnOnce() -> u8) -> Result<Pid, ProcessError> {
-    let threads = fs::read_dir("/proc/self/task")
-        .map_err(ProcessError::io("list /proc/self/task"))?
-        .count();
+    let threads = threads().map_err(ProcessError::io("count the threads in /proc/self/task"))?;
     if threads > 1 {
         return Err(ProcessError::Threads(threads));
     }
@@ -76,6 +75,15 @@ pub(crate) fn spawn(let_go: &[BorrowedFd<'_>], child: impl FnOnce() -> u8) -> Re
         }
     }
 }
+
+/// How many threads this process has: its directory of them has a link from each (`proc_task_getattr` of `fs/proc/base.c`).
+fn threads() -> io::Result<u64> {
+    let links = fs::metadata("/proc/self/task")?.nlink();
+    Ok(links.saturating_sub(DIRECTORY_LINKS))
+}
+
+/// The links that an empty directory has: its name, and its own dot.
+const DIRECTORY_LINKS: u64 = 2;
 
 /// What the parent has buffered or registered to happen at exit is the parent's to do.
 fn exit_without_cleanup(code: u8) -> ! {

@@ -47,7 +47,7 @@ impl<'a> Serving<'a> {
 }
 
 /// In a process of its own: answers until the mount is gone. Takes up what an earlier server has left, if `memory` knows of
-/// one. The `lease` is its keeper's, with what that said in it. Calls `ready` when requests are answered.
+/// one. The `lease` is its keeper's, with what that said in it. Calls `ready` when the kernel takes requests for it.
 pub(crate) fn answer(
     serving: &Serving<'_>,
     lease: (&Lease, &LeaseRecord),
@@ -60,7 +60,6 @@ pub(crate) fn answer(
         source,
     };
     process::raise_descriptor_limit();
-    process::keep_heap_small();
     let (lease, record) = lease;
     lease.update(&LeaseRecord {
         pid: std::process::id(),
@@ -81,9 +80,11 @@ pub(crate) fn answer(
         gid: nix::unistd::getgid().as_raw(),
     };
     let adapter = Adapter::new(fs, owner, agreed, memory).map_err(failed)?;
+    // Who waits for the mount need not wait for what only makes this process small: requests do, for a moment.
+    ready();
+    process::keep_heap_small();
     let (ended, running) = io::pipe().map_err(ProcessError::io("make a pipe"))?;
     let reader = readers::start(connection, adapter, running).map_err(ProcessError::io("start a thread"))?;
-    ready();
     keep::await_end(Some(&ended), serving.ending, &Attached::mount(service))?;
     match reader.join() {
         Ok(result) => result.map_err(failed)?,

@@ -103,7 +103,6 @@ impl Lease {
     fn take_as(store: &Store, name: &str, record: &LeaseRecord) -> Result<Self> {
         let path = store.path("leases").join(name);
         let lock = FileLock::transient(&path)?;
-        durable::write_over(lock.file(), &path, b"")?;
         let lease = Self { lock, path };
         lease.update(record)?;
         Ok(lease)

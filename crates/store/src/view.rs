@@ -101,6 +101,14 @@ impl View {
         })
     }
 
+    /// The same environment at another place.
+    ///
+    /// # Errors
+    /// As [`View::new`].
+    pub fn at(&self, prefix: &Path) -> Result<Self, PrefixError> {
+        Self::new(&self.store, Arc::clone(&self.tree), prefix)
+    }
+
     /// The tree.
     #[must_use]
     pub fn tree(&self) -> &Tree {

@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -57,18 +57,21 @@ pub(crate) fn image(path: &Path, devices: &[impl AsRef<Path>]) -> Result<OwnedFd
     configure().map_err(refused("mount an image from a file, which Linux 6.12 can", "erofs"))
 }
 
-/// The same of an image that is on no disk: it is in memory as long as it is mounted. In ramfs, whose files the kernel
-/// can read an image from (they have `read_folio`, as those of tmpfs have not).
-pub(crate) fn image_in_memory(bytes: &[u8], devices: &[impl AsRef<Path>]) -> Result<OwnedFd, Refused> {
-    let write = || -> io::Result<OwnedFd> {
+/// The same of an image that is on no disk: `write` writes it, and it is in memory as long as it is mounted. In ramfs, whose files
+/// the kernel can read an image from (they have `read_folio`, as those of tmpfs have not).
+pub(crate) fn image_in_memory(
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+    devices: &[impl AsRef<Path>],
+) -> Result<OwnedFd, Refused> {
+    let keep = || -> io::Result<OwnedFd> {
         let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let directory = create(&context, ATTRIBUTES - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(&directory, "image", flags, Mode::RUSR)?);
-        file.write_all(bytes)?;
+        write(&mut file)?;
         Ok(file.into())
     };
-    let file = write().map_err(|source| Refused {
+    let file = keep().map_err(|source| Refused {
         action: "keep an image in memory",
         file_system: "ramfs",
         source,

@@ -3,7 +3,8 @@
 //! An image holds the names and attributes (`erofs`); overlayfs on top of it finds the content of each file among the
 //! store's objects and the cache's copies. The image is made once for each tree and length of prefix, when all content is
 //! there, so a mount is a handful of system calls whatever the size of the environment. The few files that look different
-//! at each prefix come from a second, small image that is made in memory at each mount. For an ordinary user, who may not mount
+//! at each prefix come from a second, small image that is made in memory at each mount (`patched`), by filling the prefix into one that
+//! is kept (`template`). For an ordinary user, who may not mount
 //! images, a server gives the names and overlayfs the content ([`crate::run`]).
 
 mod ahead;
@@ -11,6 +12,8 @@ mod behind;
 mod company;
 pub(crate) mod detached;
 mod erofs;
+mod patched;
+mod template;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +29,7 @@ use envfs_store::{Digest, Store};
 use nix::sys::utsname;
 
 use self::detached::ContentLayer;
+use self::patched::Patched;
 use crate::boot::{self, BootError};
 use crate::causes::with_causes;
 use crate::mountinfo;
@@ -75,7 +79,7 @@ struct Prepared {
 pub fn prepare(service: &Service) -> Result<(), KernelError> {
     let prepared = prepare_names(service)?;
     if service.kind == LeaseKind::Run {
-        write_patched(&prepared.cache, service, &prepared.patched)?;
+        patched::write(&prepared.cache, service, &prepared.patched)?;
     }
     Ok(())
 }
@@ -145,7 +149,7 @@ pub fn prepare_content(service: &Service) -> Result<Cache, KernelError> {
             lay_out(&cache, service)?.patched
         }
     };
-    write_patched(&cache, service, &patched)?;
+    patched::write(&cache, service, &patched)?;
     behind::read_through(service, &[]);
     Ok(cache)
 }
@@ -173,7 +177,7 @@ pub fn mount(service: &Service) -> Result<Overlay, KernelError> {
     behind::read_through(service, &[names.as_fd()]);
     let directories = prepared.cache.content_directories();
     let mut layers: Vec<_> = directories.iter().map(|path| ContentLayer::Directory(path)).collect();
-    let patched = patched_layer(service, &prepared)?;
+    let patched = patched::layer(service, &prepared)?;
     layers.extend(patched.iter().map(|patched| match patched {
         Patched::Directory(path) => ContentLayer::Directory(path),
         Patched::Image(image) => ContentLayer::Mount(image.as_fd()),
@@ -205,42 +209,6 @@ fn mount_names(service: &Service) -> Result<(Prepared, OwnedFd), KernelError> {
 
 /// How often an image is made again that was collected before it could be mounted.
 const MAX_TRIES: u32 = 20;
-
-/// Where the files are as they look at one prefix.
-enum Patched {
-    Directory(PathBuf),
-    Image(OwnedFd),
-}
-
-/// What looks different at this prefix. At the one that all runs of an environment have it is written to files, whose pages
-/// stay in memory from run to run; any other mount point may be used once, and costs no disk.
-fn patched_layer(service: &Service, prepared: &Prepared) -> Result<Option<Patched>, KernelError> {
-    let Prepared { cache, patched, .. } = prepared;
-    if patched.is_empty() {
-        return Ok(None);
-    }
-    let directory = cache.patched_directory(&service.view);
-    if cache.has_patched(&service.view, patched)? {
-        return Ok(Some(Patched::Directory(directory)));
-    }
-    if service.kind == LeaseKind::Mount {
-        let written = erofs::content::write(&service.view, patched)?;
-        for error in &written.lost {
-            tracing::warn!("{error}: reading the file will be an error");
-        }
-        let devices: Vec<_> = written
-            .devices
-            .iter()
-            .map(|digest| service.store.object_path(digest))
-            .collect();
-        match detached::image_in_memory(&written.bytes, &devices) {
-            Ok(image) => return Ok(Some(Patched::Image(image))),
-            Err(error) => tracing::info!("files for this prefix are written out: {}", with_causes(&error)),
-        }
-    }
-    write_patched(cache, service, patched)?;
-    Ok(Some(Patched::Directory(directory)))
-}
 
 /// Why the kernel cannot serve environments of `store` to all, if it cannot. Mounts next to nothing, and nowhere.
 ///
@@ -298,15 +266,6 @@ fn lay_out(cache: &Cache, service: &Service) -> Result<LaidOut, KernelError> {
     let laid = cache.lay_out(&workspace, &service.tree, service.view.tree())?;
     tell(&laid.filled, started);
     Ok(laid)
-}
-
-fn write_patched(cache: &Cache, service: &Service, patched: &[NodeId]) -> Result<(), KernelError> {
-    if !cache.has_patched(&service.view, patched)? {
-        let started = Instant::now();
-        let workspace = Workspace::create(&service.store)?;
-        tell(&cache.fill_patched(&workspace, &service.view, patched)?, started);
-    }
-    Ok(())
 }
 
 /// Says what was copied, and what is lost.
