@@ -76,13 +76,7 @@ enum Task {
     /// Try what pjdfstest and fsx try in environments that are written to.
     Posix(posix::Options),
     /// Try every reader of bytes with libFuzzer.
-    Fuzz {
-        /// How long each.
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-        /// Which ones [default: all].
-        targets: Vec<String>,
-    },
+    Fuzz(fuzz::Options),
     /// Measure envfs beside the tools people use today, and write the tables.
     Bench(bench::Options),
 }
@@ -97,7 +91,7 @@ fn main() -> ExitCode {
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
         Task::Posix(options) => posix::run(&options),
-        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, posix, sh, supply, system, tidy};
+use crate::{bench, channel, envfs, fuzz, posix, sh, supply, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 pub(crate) const NEEDED: [(&str, &str); 10] = [
@@ -87,6 +87,8 @@ pub(crate) fn run() -> Result<()> {
         Some(reason) => eprintln!("SKIPPED: pjdfstest and fsx: {reason}"),
         None => check("posix", posix::run(&posix::Options::SHORT)),
     }
+    step("fuzzing");
+    check("fuzzing", fuzz::run(&fuzz::Options::SHORT));
     step("tests");
     check("tests", run_tests(installers.as_ref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());

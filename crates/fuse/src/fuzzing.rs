@@ -2,12 +2,18 @@
 
 use crate::kernel::template::Template;
 use crate::mountinfo;
+use crate::protocol::patience;
 use crate::protocol::request::Request;
 
-/// Parses a request, and a list of mounts.
+/// Parses a request.
 pub fn request(bytes: &[u8]) {
     let _ = Request::parse(bytes);
+}
+
+/// Parses a list of mounts, and the load.
+pub fn machine(bytes: &[u8]) {
     let _ = mountinfo::parse(bytes);
+    let _ = patience::running(bytes);
 }
 
 /// Parses an image without its prefix.

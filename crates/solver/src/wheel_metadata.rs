@@ -82,7 +82,7 @@ fn keep(path: &PathBuf, text: &str) -> std::io::Result<()> {
 }
 
 /// `Requires-Dist` and `Requires-Python` of a `METADATA`. What is not as PEP 508 wants it is left out.
-fn requirements(text: &str) -> (Vec<String>, Option<String>) {
+pub(crate) fn requirements(text: &str) -> (Vec<String>, Option<String>) {
     let headers = || text.lines().take_while(|line| !line.trim().is_empty());
     let field = |line: &'_ str, name: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
     let requires_dist = headers().filter_map(|line| {
