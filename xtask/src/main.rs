@@ -17,6 +17,7 @@ mod fuzz;
 mod posix;
 mod power_cuts;
 mod sh;
+mod soak;
 mod specs;
 mod system;
 mod test;
@@ -47,6 +48,8 @@ enum Task {
     Test,
     /// Cut the power under a store again and again, and look that nothing is lost (root).
     PowerCuts(power_cuts::Options),
+    /// Build, mount, run, collect, kill and damage for long, and look that nothing is missing, wrong or left over (root).
+    Soak(soak::Options),
     /// Check the rules of this house that no other tool checks.
     Tidy,
     /// Read and lock the specifications of well-known projects, and write a table of what became of each.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Demo { local_channel } => demo::run(local_channel),
         Task::Test => test::run(),
         Task::PowerCuts(options) => power_cuts::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Tidy => tidy::run(),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, posix, sh, system, tidy};
+use crate::{bench, channel, envfs, posix, sh, soak, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 pub(crate) const NEEDED: [(&str, &str); 10] = [
@@ -80,6 +80,11 @@ pub(crate) fn run() -> Result<()> {
     match system::is_root() {
         true => check("posix", posix::run(&posix::Options::SHORT)),
         false => eprintln!("SKIPPED: pjdfstest and fsx: only root can mount writable"),
+    }
+    step("soak");
+    match system::is_root() {
+        true => check("soak", soak::run(&soak::Options::SHORT)),
+        false => eprintln!("SKIPPED: a soak: only root can be two users"),
     }
     step("tests");
     check("tests", run_tests(installers.as_ref()));
