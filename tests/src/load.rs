@@ -305,7 +305,8 @@ impl<'a> Worker<'a> {
             // Made and kept by one command: no collection comes between.
             let dependencies: Vec<String> = numbers.iter().map(|number| format!("tool-{number}")).collect();
             let spec = format!("channels: ['{}']\ndependencies: {dependencies:?}\n", world.channel);
-            let file = envfs.write(&format!("{}.yml", dependencies.join("-")), &spec);
+            // Of this worker alone: while one writes it, another would read half of it.
+            let file = envfs.write(&format!("{}.yml", self.owner), &spec);
             let kept = self.done.count("kept builds", || {
                 envfs.run(["owner", "add", &self.owner, file.to_str().unwrap()])
             });
