@@ -34,6 +34,7 @@ mod programs;
 mod pypi;
 mod reuse;
 mod serve;
+mod soak;
 mod sources;
 mod system_store;
 mod tools;

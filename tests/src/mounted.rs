@@ -9,16 +9,7 @@ use envfs_store::lease;
 
 use crate::data::skip;
 use crate::program::{Envfs, finish};
-use crate::user;
-
-/// Who does something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// The tester, root or not.
-    Tester,
-    /// An ordinary user.
-    Ordinary,
-}
+pub use crate::user::Who;
 
 /// An environment mounted for as long as this lives.
 pub struct Mounted<'a> {
@@ -43,16 +34,6 @@ pub fn is_possible() -> bool {
     }
 }
 
-impl Who {
-    /// Makes a command theirs.
-    pub fn runs(self, command: &mut Command) -> &mut Command {
-        match self {
-            Self::Tester => command,
-            Self::Ordinary => user::as_ordinary_user(command),
-        }
-    }
-}
-
 impl<'a> Mounted<'a> {
     /// Mounts at `path`, which is made, as `who`, whose store it must be.
     ///
@@ -70,9 +51,7 @@ impl<'a> Mounted<'a> {
     #[must_use]
     pub fn with(envfs: &'a Envfs, signature: &Digest, path: &Path, who: Who, options: &[&str]) -> Self {
         std::fs::create_dir_all(path).unwrap();
-        if who == Who::Ordinary {
-            user::give_to_ordinary_user(path);
-        }
+        who.owns(path);
         let mut mount = envfs.command();
         mount.args(["mount", &signature.to_string()]).arg(path).args(options);
         finish(who.runs(&mut mount)).success();

@@ -10,11 +10,14 @@ use envfs_store::digest::Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::user::Who;
+
 /// A temporary directory with a store and a home, and the program to use them.
 pub struct Envfs {
     directory: TempDir,
     program: PathBuf,
     settings: Vec<(OsString, OsString)>,
+    who: Who,
 }
 
 /// What a command printed and how it ended.
@@ -56,6 +59,7 @@ impl Envfs {
             directory,
             program: built_program(),
             settings: Vec::new(),
+            who: Who::Tester,
         }
     }
 
@@ -63,6 +67,12 @@ impl Envfs {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// From now on all of it is theirs, and commands are run by them.
+    pub fn give_to(&mut self, who: Who) {
+        self.who = who;
+        who.owns(self.path());
     }
 
     /// Sets a variable for all commands to come.
@@ -100,6 +110,7 @@ impl Envfs {
             .envs(self.settings.iter().cloned())
             .current_dir(self.path())
             .stdin(Stdio::null());
+        self.who.runs(&mut command);
         command
     }
 

@@ -8,6 +8,35 @@ use std::process::Command;
 /// The user called `nobody`, everywhere.
 const NOBODY_ID: u32 = 65_534;
 
+/// Who does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The tester, root or not.
+    Tester,
+    /// An ordinary user.
+    Ordinary,
+}
+
+impl Who {
+    /// Makes a command theirs.
+    pub fn runs(self, command: &mut Command) -> &mut Command {
+        match self {
+            Self::Tester => command,
+            Self::Ordinary => as_ordinary_user(command),
+        }
+    }
+
+    /// Makes a directory theirs, with all that is in it.
+    ///
+    /// # Panics
+    /// When it cannot be given.
+    pub fn owns(self, path: &Path) {
+        if self == Self::Ordinary {
+            give_to_ordinary_user(path);
+        }
+    }
+}
+
 /// Whether the tester is root.
 #[must_use]
 pub fn is_root() -> bool {

@@ -17,6 +17,7 @@ mod fuzz;
 mod posix;
 mod power_cuts;
 mod sh;
+mod soak;
 mod specs;
 mod supply;
 mod system;
@@ -48,6 +49,8 @@ enum Task {
     Test,
     /// Cut the power under a store again and again, and look that nothing is lost (root).
     PowerCuts(power_cuts::Options),
+    /// Build, mount, run, collect, kill and damage for long, and look that nothing is missing, wrong or left over (root).
+    Soak(soak::Options),
     /// Check the rules of this house that no other tool checks.
     Tidy,
     /// Look at the licenses and sources of the crates that are used, and at what is known to be wrong with them.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Task::Demo { local_channel } => demo::run(local_channel),
         Task::Test => test::run(),
         Task::PowerCuts(options) => power_cuts::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Tidy => tidy::run(),
         Task::Supply(options) => supply::run(&options),
         Task::Specs { out, program } => specs::run(&out, program),

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, fuzz, posix, sh, supply, system, tidy};
+use crate::{bench, channel, envfs, fuzz, posix, sh, soak, supply, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 pub(crate) const NEEDED: [(&str, &str); 10] = [
@@ -89,6 +89,11 @@ pub(crate) fn run() -> Result<()> {
     }
     step("fuzzing");
     check("fuzzing", fuzz::run(&fuzz::Options::SHORT));
+    step("soak");
+    match system::is_root() {
+        true => check("soak", soak::run(&soak::Options::SHORT)),
+        false => eprintln!("SKIPPED: a soak: only root can be two users"),
+    }
     step("tests");
     check("tests", run_tests(installers.as_ref()));
     eprintln!("xtask: all checks took {:.0} s", start.elapsed().as_secs_f64());
