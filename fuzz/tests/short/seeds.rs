@@ -34,6 +34,7 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "specification" => texts(&[ENVIRONMENT, REQUIREMENTS, PYPROJECT, PROJECT]),
         "metadata" => texts(&[CONDA_META, METADATA, ENTRY_POINTS, RECORD]),
         "machine" => texts(&[MOUNTS, "0.20 0.18 0.12 1/80 11206\n"]),
+        "template" => templates(),
         "request" => requests(),
         other => panic!("{other} is no target"),
     }
@@ -150,6 +151,15 @@ fn requests() -> Vec<Vec<u8>> {
         [&len.to_ne_bytes()[..], &opcode.to_ne_bytes(), &[1; 32], &body].concat()
     };
     (0..50).map(request).collect()
+}
+
+/// Tables of templates (crates/fuse/src/kernel/template.rs): of one place and one object, and of no template.
+fn templates() -> Vec<Vec<u8>> {
+    let table = |numbers: &[u32]| {
+        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+        [&b"envfstp1"[..], &numbers.collect::<Vec<_>>(), &[7; 32]].concat()
+    };
+    vec![table(&[11, 1, 1, 4096, 100]), table(&[11, 0, 0, 0])]
 }
 
 /// As proc_pid_mountinfo(5) has it.
