@@ -25,7 +25,7 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("conda", conda),
     ("wheel", wheel),
     ("layer", layer),
@@ -43,6 +43,7 @@ pub const TARGETS: [Target; 17] = [
     ("metadata", metadata),
     ("machine", machine),
     ("request", request),
+    ("template", template),
 ];
 
 /// How a bucket of stamps begins, and how many bytes each stamp has (docs/format.md, "stamps").
@@ -290,6 +291,11 @@ pub fn machine(bytes: &[u8]) {
 /// A request of the kernel.
 pub fn request(bytes: &[u8]) {
     envfs_fuse::fuzzing::request(bytes);
+}
+
+/// What looks different at each prefix, without it.
+pub fn template(bytes: &[u8]) {
+    envfs_fuse::fuzzing::template(bytes);
 }
 
 /// Calls `work` with a store of this thread, in memory where there is a file system in memory.

@@ -35,6 +35,7 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "metadata" => texts(&[CONDA_META, METADATA, ENTRY_POINTS, RECORD]),
         "machine" => texts(&[MOUNTS, "0.20 0.18 0.12 1/80 11206\n"]),
         "request" => requests(),
+        "template" => vec![template(&[0, 100], 1), template(&[4090], 0)],
         other => panic!("{other} is no target"),
     }
 }
@@ -150,6 +151,15 @@ fn requests() -> Vec<Vec<u8>> {
         [&len.to_ne_bytes()[..], &opcode.to_ne_bytes(), &[1; 32], &body].concat()
     };
     (0..50).map(request).collect()
+}
+
+/// As `fuse/kernel/template` says: an image of one block, for prefixes of eight bytes.
+fn template(places: &[u32], objects: u32) -> Vec<u8> {
+    let count = u32::try_from(places.len()).unwrap();
+    let head = [8, count, objects, 4096].into_iter().chain(places.iter().copied());
+    let mut file = [&b"envfstp1"[..], &head.flat_map(u32::to_le_bytes).collect::<Vec<_>>()].concat();
+    file.resize(2 * 4096, 1);
+    file
 }
 
 /// As proc_pid_mountinfo(5) has it.
