@@ -42,13 +42,16 @@ pub const TARGETS: [Target; 18] = [
     ("specification", specification),
     ("metadata", metadata),
     ("machine", machine),
-    ("request", request),
     ("template", template),
+    ("request", request),
 ];
 
 /// How a bucket of stamps begins, and how many bytes each stamp has (docs/format.md, "stamps").
 const STAMPS_MAGIC: &[u8; 8] = b"envfsst2";
 const STAMP_BYTES: usize = 64;
+
+/// In templates the table and the image each begin at a multiple of it.
+const PAGE_BYTES: usize = 4096;
 
 /// A store is made anew after so many inputs: archives that are taken fill it.
 const INPUTS_PER_STORE: u32 = 500;
@@ -288,14 +291,16 @@ pub fn machine(bytes: &[u8]) {
     envfs_fuse::fuzzing::machine(bytes);
 }
 
+/// An image of what looks different at each prefix, by its table: the image behind that is not looked at.
+pub fn template(bytes: &[u8]) {
+    let mut file = bytes.to_vec();
+    file.resize(bytes.len().next_multiple_of(PAGE_BYTES) + PAGE_BYTES, 0);
+    envfs_fuse::fuzzing::template(&file);
+}
+
 /// A request of the kernel.
 pub fn request(bytes: &[u8]) {
     envfs_fuse::fuzzing::request(bytes);
-}
-
-/// What looks different at each prefix, without it.
-pub fn template(bytes: &[u8]) {
-    envfs_fuse::fuzzing::template(bytes);
 }
 
 /// Calls `work` with a store of this thread, in memory where there is a file system in memory.

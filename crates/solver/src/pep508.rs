@@ -47,22 +47,41 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a document of YAML may hold a requirement that [`check`] refuses: seldom true of one that holds none, and quick.
+/// Whether a document of YAML may hold a requirement that [`check`] refuses: quick, and seldom true of one that holds none.
 pub(crate) fn may_be_refused(document: &str) -> bool {
-    let mut before = ' ';
-    let mut rest = document;
+    let (mut before, mut rest) = ("", document);
     while let Some(start) = rest.find(is_of_name) {
-        before = rest[..start].chars().next_back().unwrap_or(before);
-        rest = &rest[start..];
-        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
-        // Behind an operator stands a version, such as the `3.0.*` of `!=3.0.*`.
-        if is_cut_short(&rest[..end]) && !"=<>~!".contains(before) {
+        let (between, word) = rest.split_at(start);
+        let (word, behind) = word.split_at(word.find(|c| !is_of_name(c)).unwrap_or(word.len()));
+        if is_cut_short(word) && may_begin(before, between) {
             return true;
         }
-        rest = &rest[end..];
+        (before, rest) = (word, behind);
     }
-    // Characters may be hidden behind their numbers (YAML 1.2.2, 5.7).
+    // What stands for other characters (YAML 1.2.2, 5.7), or before a text (6.9).
     document.contains('\\')
+        || document
+            .match_indices(['!', '&'])
+            .any(|(at, _)| is_property(document, at))
+}
+
+/// Whether a text, or the name of an extra, may begin behind the word `before` and what stands between.
+fn may_begin(before: &str, between: &str) -> bool {
+    between.contains(['\n', '\r'])
+        || match between.trim_end_matches([' ', '\'', '"']).chars().next_back() {
+            // In the middle of a text, such as the `3.12.*` of `python_abi 3.12.*`, unless the word is the mark of a list.
+            None => matches!(before, "" | "-"),
+            // Behind an operator stands a version, such as the `3.0.*` of `!=3.0.*` and `== '3.0.*'`.
+            Some(c) => !"=<>|".contains(c),
+        }
+}
+
+/// Whether the mark at `at` may begin the tag or the anchor of a text.
+fn is_property(document: &str, at: usize) -> bool {
+    let before = document[..at].chars().next_back();
+    let after = document[at + 1..].chars().next();
+    before.is_none_or(|c| c.is_whitespace() || "[{,:-".contains(c))
+        && after.is_some_and(|c| c != '=' && !c.is_whitespace())
 }
 
 /// Whether the parser takes all of it for a name, and then does not.
@@ -108,14 +127,34 @@ mod tests {
 
     #[test]
     fn whole_documents_are_looked_through_quickly() {
-        for suspicious in ["- z- >=1", "- z[a-\n    ]", "- \u{a0}z.;", "- \"z[a\\x2d]\"", "z_"] {
+        for suspicious in [
+            "- z- >=1",
+            "- z[a-\n    ]",
+            "- z [ b , a- ]",
+            "- '\u{a0}z.;'",
+            "- \"z[a\\x2d]\"",
+            "z_",
+            "- >\n  z- >=1",
+            "- >-\n  z- >=1",
+            "- !!str z- >=1",
+            "- &a z- >=1",
+            "[z- >=1]",
+            "- ! 'z- >=1'",
+            "- 'z- >=1'",
+            "- !<tag:yaml.org,2002:str> z- >=1",
+        ] {
             assert!(may_be_refused(suspicious), "{suspicious}");
         }
         for fine in [
             "- numpy>=1.2.*,!=3.0.*",
-            "- conda: ./a-1-0.conda\n",
+            "- numpy >=1.2.*, != 3.0.*",
+            "- python_abi 3.12.* *_cp312",
+            "- conda: ./a-1-0.conda?a=b&c=d\n",
             "build: py_0",
+            "- llvm 22.1.7.*|22.1.8.*",
+            "- a ; python_full_version == '3.4.*'",
             "name: \"-\"",
+            "- tool ; python_version != '3'",
             "\u{20ac}",
         ] {
             assert!(!may_be_refused(fine), "{fine}");

@@ -34,8 +34,8 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "specification" => texts(&[ENVIRONMENT, REQUIREMENTS, PYPROJECT, PROJECT]),
         "metadata" => texts(&[CONDA_META, METADATA, ENTRY_POINTS, RECORD]),
         "machine" => texts(&[MOUNTS, "0.20 0.18 0.12 1/80 11206\n"]),
+        "template" => templates(),
         "request" => requests(),
-        "template" => vec![template(&[0, 100], 1), template(&[4090], 0)],
         other => panic!("{other} is no target"),
     }
 }
@@ -153,13 +153,13 @@ fn requests() -> Vec<Vec<u8>> {
     (0..50).map(request).collect()
 }
 
-/// As `fuse/kernel/template` says: an image of one block, for prefixes of eight bytes.
-fn template(places: &[u32], objects: u32) -> Vec<u8> {
-    let count = u32::try_from(places.len()).unwrap();
-    let head = [8, count, objects, 4096].into_iter().chain(places.iter().copied());
-    let mut file = [&b"envfstp1"[..], &head.flat_map(u32::to_le_bytes).collect::<Vec<_>>()].concat();
-    file.resize(2 * 4096, 1);
-    file
+/// Tables of templates (crates/fuse/src/kernel/template.rs): of one place and one object, and of no template.
+fn templates() -> Vec<Vec<u8>> {
+    let table = |numbers: &[u32]| {
+        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+        [&b"envfstp1"[..], &numbers.collect::<Vec<_>>(), &[7; 32]].concat()
+    };
+    vec![table(&[11, 1, 1, 4096, 100]), table(&[11, 0, 0, 0])]
 }
 
 /// As proc_pid_mountinfo(5) has it.
