@@ -32,6 +32,7 @@ mod power_cuts;
 mod prefix;
 mod programs;
 mod pypi;
+mod repair_kills;
 mod reuse;
 mod serve;
 mod soak;

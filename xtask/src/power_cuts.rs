@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     sh::run(tests("power_cuts::").env("ENVFS_TEST_POWER_CUTS", options.cuts.to_string()))?;
     if options.every_step {
-        for name in ["cuts::a_command", "cuts::a_disk", "mount_kills::"] {
+        for name in ["cuts::a_command", "cuts::a_disk", "mount_kills::", "repair_kills::"] {
             sh::run(tests(name).env("ENVFS_TEST_ALL_STEPS", "1"))?;
         }
     }

@@ -310,6 +310,19 @@ pub(crate) fn replace(path: &Path, by: &Path) -> Result<()> {
     fs::rename(path, by).at("put aside", path)
 }
 
+/// Gives two files the names of each other, in one step (`RENAME_EXCHANGE` of rename(2)). Says whether there was one at `other`: else `path`
+/// is called so now. None where the file system cannot. Not durable until the directories are synced.
+pub(crate) fn exchange(path: &Path, other: &Path) -> Result<Option<bool>> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, path, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(Some(true)),
+        Err(Errno::NOENT) => replace(path, other).map(|()| Some(false)),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(io::Error::from(errno)).at("rename", path),
+    }
+}
+
 /// Makes now the time of a file, for those who ask when it was used. Content is as it was.
 pub(crate) fn touch(path: &Path) -> Result<()> {
     use nix::sys::stat::{UtimensatFlags, utimensat};

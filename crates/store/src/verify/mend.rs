@@ -15,7 +15,7 @@ use super::{Finding, Kind};
 use crate::digest::{Digest, Sha256};
 use crate::durable::{self, Draft};
 use crate::environment;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::ingest::Ingest;
 use crate::pack::{self, MIN_WHOLE_BYTES, PackEntry, PackWriter};
 use crate::store::{ObjectBytes, Store};
@@ -44,34 +44,51 @@ impl<'a> Mender<'a> {
         })
     }
 
-    /// Gives files their names that stand under those of others.
+    /// Gives files their names that stand under those of others. Each exchange puts one right, and whoever is killed between two
+    /// has lost nothing.
     pub(super) fn rename(&self, findings: &[Finding]) -> Result<()> {
-        let wrong: BTreeSet<&Path> = findings.iter().map(|finding| finding.path.as_path()).collect();
-        let damaged = findings.iter().filter(|finding| !finding.is_missing);
-        let misplaced: Vec<(&Path, PathBuf)> = damaged
-            .filter_map(|finding| {
-                Some((
-                    finding.path.as_path(),
-                    content::own_place(self.store, finding.kind, &finding.path)?,
-                ))
-            })
-            .filter(|(path, place)| path != place && wrong.contains(place.as_path()))
-            .collect();
-        if misplaced.is_empty() {
-            return Ok(());
+        let mut wrong: BTreeSet<&Path> = findings.iter().map(|finding| finding.path.as_path()).collect();
+        let mut alone = None;
+        for finding in findings.iter().filter(|finding| !finding.is_missing) {
+            let path = finding.path.as_path();
+            // What comes here from there is put right in turn.
+            while let Some(place) = content::own_place(self.store, finding.kind, path)
+                && place != path
+                && wrong.remove(place.as_path())
+            {
+                if alone.is_none() {
+                    alone = Some(self.store.exclude()?);
+                }
+                durable::create_directory(parent(&place))?;
+                if !self.exchange(path, &place)? {
+                    break;
+                }
+            }
         }
-        let _alone = self.store.exclude()?;
-        let mut taken = Vec::new();
-        for (path, place) in misplaced {
-            taken.extend(self.aside.take(path)?.map(|aside| (aside, place)));
+        if alone.is_some() {
+            self.store.forget_packs();
         }
-        for (aside, place) in taken {
-            durable::create_directory(parent(&place))?;
-            durable::replace(&aside, &place)?;
-            durable::sync_directory(parent(&place))?;
-        }
-        self.store.forget_packs();
         Ok(())
+    }
+
+    /// Gives two files the names of each other; says whether there was one at `place`.
+    fn exchange(&self, path: &Path, place: &Path) -> Result<bool> {
+        let was_there = match durable::exchange(path, place)? {
+            Some(was_there) => was_there,
+            None => {
+                let aside = self.aside.take(place)?;
+                durable::replace(path, place)?;
+                if let Some(aside) = &aside {
+                    durable::replace(aside, path)?;
+                }
+                aside.is_some()
+            }
+        };
+        [path, place]
+            .map(parent)
+            .into_iter()
+            .try_for_each(durable::sync_directory)?;
+        Ok(was_there)
     }
 
     /// Brings what `findings` miss, as far as `donors` have it.
@@ -229,8 +246,10 @@ impl<'a> Mender<'a> {
             self.missing(layer.objects(), donors)?;
             let place = self.store.layer_path(name);
             self.aside.keep(&place)?;
-            if layer.publish(self.store, &self.workspace).is_ok() {
-                return Ok(());
+            match layer.publish(self.store, &self.workspace) {
+                // What it lists cannot be had either, from this donor.
+                Err(Error::Missing { .. } | Error::Corrupt { .. }) => {}
+                result => return result.map(drop),
             }
         }
         Ok(())
@@ -285,8 +304,9 @@ impl<'a> Mender<'a> {
                 }
             }
             self.aside.keep(&environment::own_path(self.store, signature))?;
-            if found.publish(self.store, &self.workspace).is_ok() {
-                return Ok(true);
+            match found.publish(self.store, &self.workspace) {
+                Err(Error::Missing { .. } | Error::Corrupt { .. }) => {}
+                result => return result.map(|_| true),
             }
         }
         Ok(false)
