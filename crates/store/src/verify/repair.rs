@@ -102,6 +102,7 @@ impl Store {
             findings: checked.findings.clone(),
             moved: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            unmended: BTreeSet::new(),
         };
         if !checked.findings.is_empty() {
             work.mend(repair)?;
@@ -163,6 +164,8 @@ struct Work<'a> {
     moved: BTreeMap<PathBuf, PathBuf>,
     /// What is made again when it is missed.
     dropped: BTreeSet<PathBuf>,
+    /// What no check will find again, and is not mended.
+    unmended: BTreeSet<PathBuf>,
 }
 
 impl Work<'_> {
@@ -260,8 +263,10 @@ impl Work<'_> {
                         self.moved.extend(kept.map(|kept| (path.clone(), kept)));
                     }
                 }
-                if let Some(bytes) = bytes {
-                    locked.restore(&key, &bytes)?;
+                match bytes {
+                    Some(bytes) => locked.restore(&key, &bytes)?,
+                    // It is not missed by anything.
+                    None => self.unmended.extend(places),
                 }
             }
             Ok(())
@@ -271,7 +276,9 @@ impl Work<'_> {
                 Kind::Index => {
                     let place = self.mender.aside.place(&finding.path)?;
                     // Without an index nothing fails.
-                    let _ = index::replace(self.store, place.parent().unwrap_or(&place));
+                    if index::replace(self.store, place.parent().unwrap_or(&place)).is_err() {
+                        self.unmended.insert(finding.path.clone());
+                    }
                 }
                 Kind::Built => self.drop(&finding.path)?,
                 Kind::Cache if !finding.path.starts_with(self.cache_of_boot()) => self.drop(&finding.path)?,
@@ -361,13 +368,10 @@ impl Work<'_> {
                 let quarantine = self.moved.get(&finding.path).filter(|_| !is_there(finding)).cloned();
                 let remedy = if self.dropped.contains(&finding.path) {
                     Remedy::Dropped
-                } else if still.contains(&finding.path) {
+                } else if still.contains(&finding.path) || self.unmended.contains(&finding.path) {
                     Remedy::Lost
                 } else if quarantine.is_some() {
-                    match finding.kind {
-                        Kind::Name | Kind::Pin | Kind::Owner | Kind::Link => Remedy::Lost,
-                        _ => Remedy::Quarantined,
-                    }
+                    Remedy::Quarantined
                 } else {
                     Remedy::Repaired
                 };

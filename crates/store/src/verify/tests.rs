@@ -420,6 +420,25 @@ fn a_copy_that_says_something_else_is_found_and_made_anew() {
 }
 
 #[test]
+fn a_document_that_is_lost_with_its_copy_damaged_is_not_said_to_be_repaired() {
+    let directory = quick_directory();
+    let store = sample(directory.path());
+    fs::remove_file(directory.path().join("refs/b:current")).unwrap();
+    damage(directory.path(), Path::new("refs/.copies/b:current"), &Harm::Flip(30));
+    let nowhere = Repair {
+        donors: &[],
+        rebuild: None,
+    };
+    let repaired = store.repair(&nowhere).unwrap();
+    let remedies: Vec<_> = repaired.mended.iter().map(|mended| mended.remedy).collect();
+    assert!(
+        !remedies.is_empty() && remedies.iter().all(|remedy| *remedy == Remedy::Lost),
+        "{remedies:?}"
+    );
+    assert!(!repaired.is_whole());
+}
+
+#[test]
 fn what_a_check_finds_damaged_is_read_through_again_before_it_is_mounted() {
     let directory = quick_directory();
     let store = sample(directory.path());
