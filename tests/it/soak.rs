@@ -227,16 +227,8 @@ impl<'a> Residents<'a> {
         let envfs = &world.envfs;
         // What was killed left its drafts to the next who writes.
         world.build(&[0]);
-        await_that(
-            "processes",
-            || processes_of(envfs.path()).len() == self.processes,
-            || format!("{:#?}", processes_of(envfs.path())),
-        );
-        await_that(
-            "mounts",
-            || mounts_below(envfs.path()).len() == self.mounts,
-            || format!("{:#?}", mounts_below(envfs.path())),
-        );
+        await_count(self.processes, || processes_of(envfs.path()));
+        await_count(self.mounts, || mounts_below(envfs.path()));
         world.gc();
         let collected = world.gc();
         assert_eq!(
@@ -337,10 +329,18 @@ fn assert_small(pid: u64) {
     assert!(files < MAX_SERVER_FILES, "process {pid} has {files} files open");
 }
 
-fn await_that(what: &str, is_so: impl Fn() -> bool, shown: impl Fn() -> String) {
+/// What ends asynchronously has a moment to do so.
+fn await_count<T: std::fmt::Debug>(count: usize, seen: impl Fn() -> Vec<T>) {
     let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < END_LIMIT, "{what} are left: {}", shown());
+    loop {
+        let seen = seen();
+        if seen.len() == count {
+            return;
+        }
+        assert!(
+            started.elapsed() < END_LIMIT,
+            "{count} of these should be left: {seen:#?}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
