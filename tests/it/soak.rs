@@ -26,6 +26,9 @@ const LOAD: Duration = Duration::from_secs(10);
 
 const WORKERS: u32 = 2;
 
+/// Of what is mounted all the time, only what FUSE serves has processes: a server and its keeper.
+const PROCESSES: usize = 2;
+
 /// A server at rest has no more of its own than this, and no more files open, however long it has served.
 const MAX_SERVER_KIB: u64 = 32 << 10;
 const MAX_SERVER_FILES: usize = 64;
@@ -128,7 +131,6 @@ struct Residents<'a> {
     mounted: Vec<(Mounted<'a>, [usize; 2])>,
     signatures: BTreeSet<String>,
     mounts: usize,
-    processes: usize,
     /// What the store holds, as a collection counts it.
     bytes: Value,
     working: AtomicU32,
@@ -154,9 +156,10 @@ impl<'a> Residents<'a> {
             ));
             signatures.insert(signature);
         }
+        // A kernel mount has a process that reads through large files once, and ends.
+        await_count(PROCESSES, || processes_of(world.envfs.path()));
         Self {
             mounts: mounts_below(world.envfs.path()).len(),
-            processes: processes_of(world.envfs.path()).len(),
             bytes: world.gc()["left_bytes"].take(),
             world,
             mounted,
@@ -227,7 +230,7 @@ impl<'a> Residents<'a> {
         let envfs = &world.envfs;
         // What was killed left its drafts to the next who writes.
         world.build(&[0]);
-        await_count(self.processes, || processes_of(envfs.path()));
+        await_count(PROCESSES, || processes_of(envfs.path()));
         await_count(self.mounts, || mounts_below(envfs.path()));
         world.gc();
         let collected = world.gc();
