@@ -8,22 +8,24 @@ use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
+use envfs_fuse::writable::State;
 use envfs_solver::{Lock, Parts, Project, PythonLock, Spec};
 use envfs_store::digest::{Digest, Sha256};
 use envfs_store::index::Index;
 use envfs_store::name::Name;
 use envfs_store::names::Names;
+use envfs_store::pack::MIN_WHOLE_BYTES;
 use envfs_store::roots::Roots;
 use envfs_store::trace::Trace;
 use envfs_store::tree::NodeId;
-use envfs_store::{Store, answers, built, environment, lease, linked};
+use envfs_store::{Store, answers, built, environment, lease, linked, warm, writable};
 use tempfile::TempDir;
 
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 18] = [
     ("conda", conda),
     ("wheel", wheel),
     ("layer", layer),
@@ -31,12 +33,25 @@ pub const TARGETS: [Target; 12] = [
     ("pack", pack),
     ("trace", trace),
     ("records", records),
+    ("sealed", sealed),
+    ("notes", notes),
+    ("stamps", stamps),
     ("index", index),
     ("lock", lock),
     ("python_lock", python_lock),
     ("specification", specification),
+    ("metadata", metadata),
+    ("machine", machine),
+    ("template", template),
     ("request", request),
 ];
+
+/// How a bucket of stamps begins, and how many bytes each stamp has (docs/format.md, "stamps").
+const STAMPS_MAGIC: &[u8; 8] = b"envfsst2";
+const STAMP_BYTES: usize = 64;
+
+/// In templates the table and the image each begin at a multiple of it.
+const PAGE_BYTES: usize = 4096;
 
 /// A store is made anew after so many inputs: archives that are taken fill it.
 const INPUTS_PER_STORE: u32 = 500;
@@ -116,33 +131,91 @@ pub fn trace(bytes: &[u8]) {
 
 /// Records that are JSON: environments, names, pins, owners, leases, linked directories, built wheels, answers.
 pub fn records(bytes: &[u8]) {
+    in_store(|store| read_records(store, |_| bytes.to_vec()));
+}
+
+/// The same, with the seal that belongs to each: else few would be read any further.
+pub fn sealed(bytes: &[u8]) {
+    in_store(|store| read_records(store, |place| with_seal(place, bytes)));
+}
+
+/// Writes all records at their places in the store, and reads them.
+fn read_records(store: &Store, record: impl Fn(&str) -> Vec<u8>) {
+    let signature = Digest::from_bytes([7; 32]);
+    let name: Name = "team/project:tag".parse().unwrap();
+    let question = "a question";
+    let answer = answers::place(store, &signature);
+    let answer = answer.strip_prefix(store.root()).unwrap().to_str().unwrap().to_owned();
+    let places = [
+        format!("environments/{signature}.json"),
+        "refs/team/project:tag".to_owned(),
+        format!("roots/pins/{signature}"),
+        "roots/owners/somebody".to_owned(),
+        "leases/1-7.json".to_owned(),
+        "linked/7.json".to_owned(),
+        format!("built/{}.json", Digest::of(question.as_bytes())),
+    ];
+    for place in &places {
+        write(&store.root().join(place), &record(place));
+    }
+    write(
+        &store.root().join(&answer),
+        &zstd::encode_all(record(&answer).as_slice(), 1).unwrap(),
+    );
+    let _ = environment::get(store, &signature);
+    let _ = Names::of(store).get(&name);
+    let _ = (Roots::of(store).pins(), Roots::of(store).owners());
+    let _ = (lease::list(store), linked::list(store), built::find(store, question));
+    let _ = answers::find(store, &signature);
+    for place in places.iter().chain([&answer]) {
+        let _ = fs::remove_file(store.root().join(place));
+    }
+}
+
+/// Notes without a seal: what is kept of what is written into environments, which of them stay mounted, and of what format a
+/// store is.
+pub fn notes(bytes: &[u8]) {
     in_store(|store| {
-        let signature = Digest::from_bytes([7; 32]);
-        let name: Name = "team/project:tag".parse().unwrap();
-        let question = "a question";
-        let paths = [
-            store.root().join(format!("environments/{signature}.json")),
-            store.root().join("refs/team/project:tag"),
-            store.root().join(format!("roots/pins/{signature}")),
-            store.root().join("roots/owners/somebody"),
-            store.root().join("leases/1-7.json"),
-            store.root().join("linked/7.json"),
-            store
-                .root()
-                .join(format!("built/{}.json", Digest::of(question.as_bytes()))),
-            answers::place(store, &signature),
-        ];
-        for path in &paths {
-            write(path, bytes);
+        let written = writable::place(store, Path::new("/nowhere"));
+        let uid = nix::unistd::getuid().as_raw();
+        let elsewhere = store.root().join("writable/7.elsewhere");
+        let warm = store.root().join("warm/7.json");
+        let other = store.root().join("tmp/other");
+        write(&written.join("mount.json"), bytes);
+        write(&elsewhere, bytes);
+        write(&warm, bytes);
+        write(&other.join("FORMAT"), bytes);
+        let _ = (writable::states(store), warm::list(store, uid));
+        let _ = Store::open(&other);
+        let _ = State::at(&written).record();
+        let _ = (fs::remove_dir_all(&written), fs::remove_dir_all(&other));
+        let _ = (fs::remove_file(&elsewhere), fs::remove_file(&warm));
+    });
+}
+
+/// Which whole files were read through in this boot: whatever is noted, a file that is read is what its name says.
+pub fn stamps(bytes: &[u8]) {
+    in_store(|store| {
+        let content = vec![7; MIN_WHOLE_BYTES];
+        let digest = Digest::of(&content);
+        let place = store.object_path(&digest);
+        let uid = nix::unistd::geteuid();
+        let noted = store.root().join(format!("cache/checked-{uid}"));
+        if !place.exists() {
+            write(&place, &content);
+            // Another, which remembers nothing of it.
+            let other = Store::open(store.root()).unwrap();
+            let location = other.locate(&digest).unwrap().unwrap();
+            other.open_object(&digest, content.len() as u64, location).unwrap();
         }
-        let _ = environment::get(store, &signature);
-        let _ = Names::of(store).get(&name);
-        let _ = (Roots::of(store).pins(), Roots::of(store).owners());
-        let _ = (lease::list(store), linked::list(store), built::find(store, question));
-        let _ = answers::find(store, &signature);
-        for path in &paths {
-            let _ = fs::remove_file(path);
-        }
+        let mut noted_bytes = fs::read(&noted).unwrap();
+        let head = noted_bytes.windows(8).position(|bytes| bytes == *STAMPS_MAGIC).unwrap();
+        let stamps = &mut noted_bytes[head + STAMP_BYTES..];
+        let len = bytes.len().min(stamps.len());
+        stamps[..len].copy_from_slice(&bytes[..len]);
+        write(&noted, &noted_bytes);
+        let location = store.locate(&digest).unwrap().unwrap();
+        store.open_object(&digest, content.len() as u64, location).unwrap();
     });
 }
 
@@ -208,6 +281,23 @@ pub fn specification(bytes: &[u8]) {
     });
 }
 
+/// What packages say of themselves when they are installed: records of conda, and the metadata of distributions.
+pub fn metadata(bytes: &[u8]) {
+    envfs_solver::fuzzing::metadata(bytes);
+}
+
+/// What the kernel says of the machine: its mounts, its load.
+pub fn machine(bytes: &[u8]) {
+    envfs_fuse::fuzzing::machine(bytes);
+}
+
+/// An image of what looks different at each prefix, by its table: the image behind that is not looked at.
+pub fn template(bytes: &[u8]) {
+    let mut file = bytes.to_vec();
+    file.resize(bytes.len().next_multiple_of(PAGE_BYTES) + PAGE_BYTES, 0);
+    envfs_fuse::fuzzing::template(&file);
+}
+
 /// A request of the kernel.
 pub fn request(bytes: &[u8]) {
     envfs_fuse::fuzzing::request(bytes);
@@ -252,6 +342,13 @@ fn write(path: &Path, bytes: &[u8]) {
 fn with_digest(bytes: &[u8]) -> Vec<u8> {
     let content = &bytes[..bytes.len().saturating_sub(32)];
     [content, Digest::of(content).as_bytes()].concat()
+}
+
+/// The document with the seal of its place (docs/format.md, "sealed documents").
+fn with_seal(place: &str, bytes: &[u8]) -> Vec<u8> {
+    let content = bytes.strip_suffix(b"}").unwrap_or(bytes);
+    let digest = Digest::of(&[place.as_bytes(), b"\0", content].concat());
+    [content, format!(",\"digest\":\"{digest}\"}}\n").as_bytes()].concat()
 }
 
 /// A pack whose footer names the index that is there, if it says where.

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use envfs_tests::chance::random;
@@ -198,7 +198,8 @@ fn a_large_package_needs_little_memory() {
         &channel.path().join("linux-64"),
     );
     channel.record(&package, &archive);
-    let peak = peak_memory_of_build(&envfs, &channel.url(), "large");
+    let (build, peak) = envfs.measure(["build", "-c", &channel.url(), "large"]);
+    build.success();
     println!("a package of {size_bytes} bytes: {peak} bytes of memory");
     assert!(
         peak < MAX_MEMORY_BYTES,
@@ -225,7 +226,8 @@ fn a_large_patched_file_needs_little_memory() {
     drop(content);
     let channel = Channel::new(&envfs.path().join("channel")).with(&package, Format::Conda);
     drop(package);
-    let peak = peak_memory_of_build(&envfs, &channel.url(), "patched");
+    let (build, peak) = envfs.measure(["build", "-c", &channel.url(), "patched"]);
+    build.success();
     println!("{size} bytes of patched file, {peak} bytes of memory");
     assert!(
         peak < MAX_MEMORY_BYTES,
@@ -241,31 +243,6 @@ fn locked(envfs: &Envfs, miniforge: &RealChannel) -> PathBuf {
     arguments.extend(["-o".to_owned(), lock.to_str().unwrap().to_owned()]);
     envfs.run(&arguments);
     lock
-}
-
-/// The most that a build had in memory, in bytes: what the kernel tells whoever waits for it.
-fn peak_memory_of_build(envfs: &Envfs, channel: &str, package: &str) -> u64 {
-    // A process of its own is asked, so that children of other tests do not count.
-    let script = r#"
-import os, resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-"#;
-    let build = envfs.command();
-    let mut python = Command::new("python3");
-    python
-        .arg("-c")
-        .arg(script)
-        .arg(build.get_program())
-        .args(["build", "-c", channel, package]);
-    python
-        .env("ENVFS_STORE", envfs.store_path())
-        .env("HOME", envfs.path().join("home"));
-    envfs_tests::program::finish(&mut python)
-        .success()
-        .trim()
-        .parse()
-        .unwrap()
 }
 
 fn free_bytes(envfs: &Envfs) -> u64 {

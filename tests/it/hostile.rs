@@ -1,16 +1,15 @@
 //! Archives as nobody should make them, served by a channel: each is refused with words that name it and the place, or means
 //! what it says; the store is as it was, no draft stays, and the memory is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
 use envfs_store::digest::Sha256;
 use envfs_store::layer::{Entry, EntryKind};
 use envfs_tests::channel::Channel;
 use envfs_tests::hostile::{self, Case, Outcome};
 use envfs_tests::package::{Format, Package, Raw};
-use envfs_tests::program::{Envfs, Finished, finish};
+use envfs_tests::program::Envfs;
 use envfs_tests::server::Server;
 use sha2::Digest as _;
 
@@ -59,6 +58,26 @@ fn wheels() {
     envfs.assert_sound();
 }
 
+#[test]
+fn cases_are_told_apart_and_refusals_give_a_reason() {
+    let packages = hostile::packages();
+    let wheels = hostile::wheels();
+    let mut names = BTreeSet::new();
+    let mut twice = Vec::new();
+    for case in packages.iter().map(|(_, case)| case).chain(&wheels) {
+        twice.extend((!names.insert(case.what)).then_some(case.what));
+        if let Outcome::Refused(parts) = &case.outcome {
+            let says_why = |part: &&str| !case.file_name.contains(*part);
+            assert!(
+                parts.iter().any(says_why),
+                "`{}` may be refused for any reason",
+                case.what
+            );
+        }
+    }
+    assert!(twice.is_empty(), "called alike: {twice:?}");
+}
+
 /// Memory that an archive makes the program take: small archives that unpack to much, and say much of themselves.
 #[test]
 fn bombs_take_no_memory() {
@@ -85,7 +104,7 @@ fn bombs_take_no_memory() {
         assert!(archive.len() < 1 << 20, "no bomb: {} bytes", archive.len());
         std::fs::write(envfs.path().join("bomb-1.0-0.conda"), &archive).unwrap();
         let lock = envfs.write("explicit.txt", "# platform: linux-64\n@EXPLICIT\nbomb-1.0-0.conda\n");
-        let (finished, peak_bytes) = measured(&envfs, &["build", lock.to_str().unwrap()]);
+        let (finished, peak_bytes) = envfs.measure(["build", lock.to_str().unwrap()]);
         match part {
             "" => drop(finished.success()),
             part => finished.refused(1, &["bomb-1.0-0.conda", part]),
@@ -211,26 +230,6 @@ fn lock(url: &str, archive: &Path, case: &Case) -> String {
          version: '1.0'\n  sha256: {sha256}\n",
         hex::encode(sha2::Sha256::digest(std::fs::read(archive).unwrap()))
     )
-}
-
-/// Runs the program, and says how much memory it had at most.
-fn measured(envfs: &Envfs, arguments: &[&str]) -> (Finished, u64) {
-    let program = envfs.command();
-    let mut python = Command::new("python3");
-    let measure = "import resource, subprocess, sys\nended = subprocess.run(sys.argv[2:]).returncode\n\
-                   open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\nsys.exit(ended)";
-    let peak = envfs.path().join("peak");
-    python
-        .arg("-c")
-        .arg(measure)
-        .arg(&peak)
-        .arg(program.get_program())
-        .args(arguments);
-    python.env_clear().current_dir(envfs.path());
-    python.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let finished = finish(&mut python);
-    let peak_kib: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
-    (finished, peak_kib << 10)
 }
 
 #[test]

@@ -135,6 +135,25 @@ impl Envfs {
         finish(&mut command)
     }
 
+    /// Runs the program to its end, and says how many bytes of memory it had at most.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn measure<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> (Finished, u64) {
+        // A process of its own is asked, so that children of other tests do not count.
+        let script = "import resource, subprocess, sys\nended = subprocess.run(sys.argv[2:]).returncode\n\
+                      open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\nsys.exit(ended)";
+        let program = self.command();
+        let peak = self.path().join("peak");
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(&peak).arg(program.get_program());
+        python.args(arguments).env_clear().current_dir(self.path());
+        python.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let finished = finish(&mut python);
+        let peak_kib: u64 = std::fs::read_to_string(&peak).unwrap().parse().unwrap();
+        (finished, peak_kib << 10)
+    }
+
     /// Runs the program, which must succeed, and returns what it printed.
     ///
     /// # Panics

@@ -19,6 +19,7 @@ mod power_cuts;
 mod sh;
 mod soak;
 mod specs;
+mod supply;
 mod system;
 mod test;
 mod tidy;
@@ -52,6 +53,8 @@ enum Task {
     Soak(soak::Options),
     /// Check the rules of this house that no other tool checks.
     Tidy,
+    /// Look at the licenses and sources of the crates that are used, and at what is known to be wrong with them.
+    Supply(supply::Options),
     /// Read and lock the specifications of well-known projects, and write a table of what became of each.
     Specs {
         /// Where to write it.
@@ -76,13 +79,7 @@ enum Task {
     /// Try what pjdfstest and fsx try in environments that are written to.
     Posix(posix::Options),
     /// Try every reader of bytes with libFuzzer.
-    Fuzz {
-        /// How long each.
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-        /// Which ones [default: all].
-        targets: Vec<String>,
-    },
+    Fuzz(fuzz::Options),
     /// Measure envfs beside the tools people use today, and write the tables.
     Bench(bench::Options),
 }
@@ -94,10 +91,11 @@ fn main() -> ExitCode {
         Task::PowerCuts(options) => power_cuts::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Supply(options) => supply::run(&options),
         Task::Specs { out, program } => specs::run(&out, program),
         Task::Channel { out, check, force } => channel::run(out, check, force),
         Task::Posix(options) => posix::run(&options),
-        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, channel, envfs, posix, sh, soak, system, tidy};
+use crate::{bench, channel, envfs, fuzz, posix, sh, soak, supply, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
 pub(crate) const NEEDED: [(&str, &str); 10] = [
@@ -69,6 +69,11 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ])),
     );
+    step("supply chain");
+    match supply::out_of_reach() {
+        Some(reason) => eprintln!("SKIPPED: licenses, sources and advisories of crates: {reason}"),
+        None => check("supply chain", supply::run(&supply::Options::default())),
+    }
     step("channel");
     check("channel", channel::ensure(&channel::default_dir()));
     step("build");
@@ -77,10 +82,13 @@ pub(crate) fn run() -> Result<()> {
         .inspect_err(|error| eprintln!("SKIPPED: tests beside uv and py-rattler: {error:#}"))
         .ok();
     step("posix");
-    match system::is_root() {
-        true => check("posix", posix::run(&posix::Options::SHORT)),
-        false => eprintln!("SKIPPED: pjdfstest and fsx: only root can mount writable"),
+    match posix::out_of_reach() {
+        _ if !system::is_root() => eprintln!("SKIPPED: pjdfstest and fsx: only root can mount writable"),
+        Some(reason) => eprintln!("SKIPPED: pjdfstest and fsx: {reason}"),
+        None => check("posix", posix::run(&posix::Options::SHORT)),
     }
+    step("fuzzing");
+    check("fuzzing", fuzz::run(&fuzz::Options::SHORT));
     step("soak");
     match system::is_root() {
         true => check("soak", soak::run(&soak::Options::SHORT)),

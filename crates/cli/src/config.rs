@@ -104,6 +104,20 @@ enum Amount {
 impl Settings {
     /// Reads the files and puts everything in its order.
     pub(crate) fn read(asked: &Given<'_>) -> Result<Self, CliError> {
+        let mut settings = Self::of_command(asked);
+        // The first that says something wins.
+        for path in files() {
+            settings.add(&path)?;
+        }
+        if settings.store.is_none() {
+            let usual = xdg("XDG_DATA_HOME", ".local/share").map(|data| data.join("envfs/store"));
+            settings.store = usual.map(Setting::of_default);
+        }
+        Ok(settings)
+    }
+
+    /// What came with the command, before any file is read.
+    fn of_command(asked: &Given<'_>) -> Self {
         let mut settings = Self {
             store: given(asked.store, "ENVFS_STORE"),
             system_store: given(asked.system_store, "ENVFS_SYSTEM_STORE"),
@@ -129,15 +143,7 @@ impl Settings {
         for &limit in asked.limits {
             settings.set_limit(limit, Source::CommandLine);
         }
-        // The first that says something wins.
-        for path in files() {
-            settings.add(&path)?;
-        }
-        if settings.store.is_none() {
-            let usual = xdg("XDG_DATA_HOME", ".local/share").map(|data| data.join("envfs/store"));
-            settings.store = usual.map(Setting::of_default);
-        }
-        Ok(settings)
+        settings
     }
 
     fn add(&mut self, path: &Path) -> Result<(), CliError> {
@@ -334,4 +340,56 @@ fn unusable(path: &Path, reason: String) -> CliError {
     CliError::new(format!("the configuration file `{}` cannot be used", path.display()))
         .because(reason)
         .help("keys of `[envfs]` are store, system-store, max-age, idle, verify, offline and the table limits; `envfs config show` says where each value comes from")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOTHING: Given<'_> = Given {
+        store: None,
+        system_store: None,
+        is_offline: false,
+        verify: None,
+        limits: &[],
+    };
+
+    fn read(text: &str) -> Result<Settings, CliError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let mut settings = Settings::of_command(&NOTHING);
+        settings.add(file.path()).map(|()| settings)
+    }
+
+    #[test]
+    fn a_file_says_what_nobody_has_said() {
+        let text = "[envfs]\nmax-age = \"2d\"\nverify = \"never\"\n[envfs.limits]\nfiles = 5\n";
+        let settings = read(text).unwrap();
+        assert_eq!(settings.max_age.value.as_secs(), 2 * 24 * 3600);
+        assert_eq!(settings.verify.value, Checks::Never);
+        assert_eq!(settings.archive_limits().files, 5);
+        for wrong in [
+            "[envfs]\nnobody = 1\n",
+            "[envfs]\nmax-age = \"2 moons\"\n",
+            "[envfs.limits]\nfiles = -1\n",
+            "[envfs",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(
+            lines in prop::collection::vec((
+                "(store|system-store|max-age|idle|offline|verify|files|unpacked|ratio|\\[envfs\\]|\\[envfs.limits\\])",
+                "( = )?(\"?[0-9]{0,22}[a-zGMB~/.]{0,4}\"?|true|first|\\PC{0,6})",
+            ), 0..8)
+        ) {
+            let lines: Vec<String> = lines.into_iter().map(|(key, value)| format!("{key}{value}\n")).collect();
+            let _ = read(&format!("[envfs]\n{}", lines.concat()));
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::config::{self, Given, Settings};
 use crate::error::CliError;
 use crate::limits::{self, Limit};
 use crate::output;
-use crate::surroundings::{cache_home, home, variable, xdg};
+use crate::surroundings::{home, own_cache, variable, xdg};
 
 /// What holds for every command.
 #[derive(Clone, Debug, Args)]
@@ -167,8 +167,7 @@ impl Context {
     pub(crate) fn network(&self) -> Result<Network, CliError> {
         let root = std::env::current_dir()
             .map_err(|error| CliError::new("the current directory cannot be found").because(error.to_string()))?;
-        let cache = cache_home().unwrap_or_else(std::env::temp_dir).join("envfs");
-        let mut options = NetworkOptions::new(cache, root);
+        let mut options = NetworkOptions::new(own_cache(), root);
         options.is_offline = self.is_offline()?;
         options.credential_files = credential_files();
         options.netrc = variable("NETRC")

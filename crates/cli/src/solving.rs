@@ -20,7 +20,7 @@ use crate::machine_python;
 use crate::progress::Bar;
 use crate::resolve;
 use crate::sandbox::RunSandbox;
-use crate::surroundings::{uv_settings, variable};
+use crate::surroundings::{own_cache, uv_settings, variable};
 
 /// What is asked for on the command line, in `lock` and `build`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -281,7 +281,7 @@ impl SpecArgs {
                 true => envfs_solver::ChannelPriority::Disabled,
                 false => envfs_solver::ChannelPriority::Strict,
             },
-            virtual_packages: VirtualPackages::for_subdir(subdir, &|name| variable(name))?,
+            virtual_packages: VirtualPackages::for_subdir(subdir, Some(&own_cache()), &|name| variable(name))?,
         })
     }
 

@@ -29,7 +29,9 @@ pub(crate) fn xdg(name: &str, default: &str) -> Option<PathBuf> {
         .or_else(|| Some(home()?.join(default)))
 }
 
-/// Where caches of the user are.
-pub(crate) fn cache_home() -> Option<PathBuf> {
+/// Where this program keeps for the user what it can find out again.
+pub(crate) fn own_cache() -> PathBuf {
     xdg("XDG_CACHE_HOME", ".cache")
+        .unwrap_or_else(std::env::temp_dir)
+        .join("envfs")
 }

@@ -18,7 +18,6 @@ use envfs_store::layer::Layer;
 use envfs_store::lease::Claim;
 use envfs_store::signature::Identity;
 use envfs_store::tree::merge::Clash;
-use envfs_store::workspace::Workspace;
 use envfs_store::{Digest, Store};
 use tokio::task;
 
@@ -36,8 +35,8 @@ use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 pub use again::build_again;
 use base::OpenBase;
-use bring::bring_all;
 pub(crate) use bring::{Archive, Brought, Destination, bring_each};
+use bring::{bring_all, written_for};
 pub use sources::build_host;
 
 pub use scripts::{LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite, ScriptsRun};
@@ -167,28 +166,10 @@ pub async fn build(
     if let Some(found) = find_built(store, &request)? {
         return Ok(found);
     }
-    // While it lives, nothing is unlinked that is found in the store from here on.
-    let destination = Destination {
-        store: store.clone(),
-        workspace: Arc::new(Workspace::create(store)?),
-    };
-    let packages = request
-        .packages
-        .iter()
-        .map(|package| Archive::Package(Box::new(package.clone())));
-    let archives = packages
-        .chain(
-            request
-                .wheels
-                .iter()
-                .map(|wheel| Archive::Wheel(Box::new(wheel.clone()))),
-        )
-        .collect();
+    let destination = Destination::in_store(store)?;
+    let archives = Archive::all(&request.packages, &request.wheels);
     let brought = bring_all(&destination, network, archives, progress).await?;
-    let mut written = Written::default();
-    for archive in &brought {
-        written += archive.written;
-    }
+    let written = written_for(&brought);
     let new_packages = brought.iter().filter(|archive| archive.written.inodes > 0).count();
     blocking(move || {
         let contents = Contents::in_link_order(brought)?;

@@ -8,8 +8,10 @@ use envfs_store::workspace::Workspace;
 
 use crate::build::BuildError;
 use crate::limits::ArchiveLimits;
+use crate::package::LockedPackage;
 use crate::pypi::WheelFileName;
-use crate::{archive, wheel};
+use crate::wheel::{entry_points, record};
+use crate::{archive, wheel, wheel_metadata};
 
 /// Far below what bytes of fuzzing could unpack to.
 const LIMITS: ArchiveLimits = ArchiveLimits {
@@ -48,4 +50,13 @@ pub fn wheel(store: &Store, file: File) -> Result<(), BuildError> {
         WheelFileName::parse("evil-1.0-py3-none-any.whl").map_err(|error| BuildError::Worker(error.to_string()))?;
     wheel::ingest(store, &workspace, file, &name, Sha256::from_bytes([9; 32]), &LIMITS)?;
     Ok(())
+}
+
+/// Reads what installed packages say of themselves.
+pub fn metadata(bytes: &[u8]) {
+    let _ = LockedPackage::from_prefix_record_json(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    let _ = wheel_metadata::requirements(&text);
+    let _ = entry_points::scripts(&text);
+    let _ = record::installed_rows(&text, "lib/python3.12/site-packages");
 }

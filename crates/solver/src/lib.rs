@@ -12,7 +12,6 @@ mod canonical;
 mod channel;
 mod direct_url;
 mod export;
-mod extras;
 mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -23,6 +22,7 @@ mod lock;
 mod network;
 mod options;
 mod package;
+mod pep508;
 mod project;
 mod pylock;
 mod pypi;

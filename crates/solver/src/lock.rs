@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::extras;
 use crate::package::{LockedPackage, PackageError};
 use crate::pypi::LockedWheel;
 use crate::source::LockedSource;
@@ -131,22 +130,7 @@ impl Lock {
     /// As [`read`](Self::read).
     pub fn parse(text: &str, path: &Path) -> Result<Self, LockError> {
         match detect(text) {
-            Some(Detected::Pixi) => {
-                let lines = text.lines().zip(1..);
-                match lines
-                    .filter_map(|(line, number)| Some((number, extras::invalid(line)?)))
-                    .next()
-                {
-                    None => pixi::parse(text, path),
-                    Some((number, extra)) => Err(LockError::Malformed {
-                        path: path.to_owned(),
-                        format: "pixi.lock",
-                        reason: format!(
-                            "line {number}: the name of the extra `{extra}` does not end with a letter or digit"
-                        ),
-                    }),
-                }
-            }
+            Some(Detected::Pixi) => pixi::parse(text, path),
             Some(Detected::CondaLock) => conda_lock::parse(text, path),
             Some(Detected::Explicit) => explicit::parse(text, path),
             None => Err(LockError::UnknownFormat { path: path.to_owned() }),

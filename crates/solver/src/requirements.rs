@@ -17,17 +17,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pep440_rs::{Version, VersionSpecifiers};
-use pep508_rs::{VerbatimUrl, VersionOrUrl};
+use pep508_rs::VersionOrUrl;
 use url::Url;
 
+use crate::pep508::Pep508;
 use crate::pypi::normalized_name;
 
 pub(crate) use file::{read_file, read_lines};
 pub(crate) use poetry::specifiers as poetry_specifiers;
 pub(crate) use pyproject::{Project, located, read as read_pyproject};
-
-/// A requirement as PEP 508 writes it.
-pub(crate) type Pep508 = pep508_rs::Requirement<VerbatimUrl>;
 
 /// Everything that is asked for from PyPI.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use futures::stream::{self, StreamExt};
 
 use crate::network::Network;
+use crate::pep508;
 use crate::pypi::LockedWheel;
-use crate::requirements::Pep508;
 
 /// How many questions are asked at a time.
 const MAX_QUESTIONS: usize = 16;
@@ -82,11 +82,11 @@ fn keep(path: &PathBuf, text: &str) -> std::io::Result<()> {
 }
 
 /// `Requires-Dist` and `Requires-Python` of a `METADATA`. What is not as PEP 508 wants it is left out.
-fn requirements(text: &str) -> (Vec<String>, Option<String>) {
+pub(crate) fn requirements(text: &str) -> (Vec<String>, Option<String>) {
     let headers = || text.lines().take_while(|line| !line.trim().is_empty());
     let field = |line: &'_ str, name: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
     let requires_dist = headers().filter_map(|line| {
-        let requirement: Pep508 = field(line, "Requires-Dist")?.parse().ok()?;
+        let requirement = pep508::parse(&field(line, "Requires-Dist")?, None).ok()?;
         Some(requirement.to_string())
     });
     let requires_python = headers().find_map(|line| field(line, "Requires-Python"));
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn requirements_are_headers_and_not_text() {
         let text = "Metadata-Version: 2.1\nName: x\nRequires-Python: >=3.8\nRequires-Dist: idna<4,>=2.5\n\
-                    Requires-Dist: PySocks ; extra == 'socks'\nRequires-Dist: (broken\n\nRequires-Dist: body\n";
+                    Requires-Dist: PySocks ; extra == 'socks'\nRequires-Dist: (broken\nRequires-Dist: a[b-]\nRequires-Dist: c- >1\n\nRequires-Dist: body\n";
         let (requires_dist, requires_python) = requirements(text);
         assert_eq!(requires_dist, ["idna>=2.5,<4", "pysocks ; extra == 'socks'"]);
         assert_eq!(requires_python.as_deref(), Some(">=3.8"));

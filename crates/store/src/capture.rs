@@ -8,6 +8,7 @@
 //! Texts that name the mount path are recorded with it as their placeholder, so that the new environment can be seen
 //! anywhere. Binaries that name it stay as they are, and are listed.
 
+mod captured;
 mod prefix;
 mod upper;
 
@@ -20,24 +21,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::digest::{Digest, Sha256};
-use crate::environment::Environment;
+use crate::digest::Sha256;
 use crate::error::{Error, IoContext, Result};
 use crate::ingest::{Ingest, Stored, Written};
 use crate::layer::{Entry, EntryKind, FileEntry, Layer};
 use crate::path::EnvPath;
-use crate::signature;
 use crate::store::Store;
-use crate::tree::merge::{Leaf, Merge};
-use crate::tree::{Node, NodeId, NodeKind, ROOT, WrittenTree};
+use crate::tree::{Node, NodeId, NodeKind, ROOT};
 use crate::view::View;
 use crate::workspace::Workspace;
+use captured::{BOUND, REMOVED, join};
 use prefix::Named;
 use upper::Redirect;
 
-/// The names under which a captured layer lists what was removed, and what is bound to the prefix: paths, each ended by NUL.
-const REMOVED: &str = "removed";
-const BOUND: &str = "bound";
+pub use captured::{add_to, apply, bound, commit, removed};
 
 /// Files of more bytes than this are not searched for the mount path: no text that installers write is as large.
 const MAX_SEARCHED_BYTES: u64 = 16 * 1024 * 1024;
@@ -416,98 +413,6 @@ pub fn relocatable(path: &EnvPath, target: &[u8], prefix: &str) -> Vec<u8> {
     }
 }
 
-/// The environment that `layer` makes of `environment`, recorded. Its tree stands on the old one's.
-///
-/// # Errors
-/// When something of the environment is missing or damaged, or the store cannot be written.
-pub fn commit(
-    store: &Store,
-    workspace: &Workspace,
-    environment: &Environment,
-    layer: &Layer,
-    mut written: Written,
-) -> Result<Environment> {
-    let signature = signature::of_change(&environment.subdir, &environment.signature, &layer.archive);
-    let _reservation = store.reserve(&format!("environment-{signature}"))?;
-    if let Some(found) = crate::environment::get(store, &signature)? {
-        return Ok(found);
-    }
-    let tree = apply(store, workspace, &environment.tree, layer)?;
-    written += Written {
-        objects: 0,
-        bytes: tree.new_bytes,
-        inodes: u64::from(tree.new_bytes > 0) + 1,
-    };
-    let mut changed = Environment::new(signature, environment.subdir.clone(), tree.digest);
-    changed.base = Some(environment.signature);
-    changed.variables.clone_from(&environment.variables);
-    changed.added = written;
-    changed.publish(store, workspace)?;
-    Ok(changed)
-}
-
-/// The tree that `layer` makes of the tree `digest`, on which it stands. Durable.
-///
-/// # Errors
-/// When the tree or an object is missing or damaged, or the store cannot be written.
-pub fn apply(store: &Store, workspace: &Workspace, digest: &Digest, layer: &Layer) -> Result<WrittenTree> {
-    let base = store.tree(digest)?;
-    let mut merge = Merge::from_tree(&base)?;
-    add_to(&mut merge, layer);
-    merge.write(store, workspace, Some((*digest, &base)))
-}
-
-/// Takes out of `merge` what `layer` removes, and puts in what it brings, as a package named after it.
-pub fn add_to(merge: &mut Merge, layer: &Layer) {
-    for path in removed(layer) {
-        merge.remove(&path);
-    }
-    let package = merge.package(&format!("changes-{}", &layer.archive.to_string()[..16]));
-    for entry in &layer.entries {
-        match leaf(entry) {
-            Some(leaf) => merge.add(Some(package), &entry.path, leaf),
-            None => merge.add_directory(Some(package), &entry.path),
-        }
-    }
-}
-
-/// The paths that a captured layer removes.
-#[must_use]
-pub fn removed(layer: &Layer) -> Vec<EnvPath> {
-    paths(layer, REMOVED)
-}
-
-/// The files of a captured layer that name the prefix at which they were written, and cannot be changed for another.
-#[must_use]
-pub fn bound(layer: &Layer) -> Vec<EnvPath> {
-    paths(layer, BOUND)
-}
-
-fn paths(layer: &Layer, name: &str) -> Vec<EnvPath> {
-    let paths = layer.info.get(name).map_or(b"".as_slice(), Vec::as_slice);
-    paths
-        .split(|&byte| byte == 0)
-        .filter_map(|path| EnvPath::parse(path).ok())
-        .collect()
-}
-
-fn leaf(entry: &Entry) -> Option<Leaf> {
-    match &entry.kind {
-        EntryKind::Directory => None,
-        EntryKind::Symlink(target) => Some(Leaf::Symlink {
-            target: target.clone(),
-            mtime_s: entry.mtime_s,
-        }),
-        EntryKind::File(file) => Some(Leaf::File {
-            digest: file.digest,
-            size_bytes: file.size_bytes,
-            mtime_s: entry.mtime_s,
-            executable: file.executable,
-            placeholder: file.placeholder.clone(),
-        }),
-    }
-}
-
 /// A node as an entry at another path.
 fn entry_of(path: EnvPath, node: Node<'_>) -> Result<Entry> {
     Ok(Entry {
@@ -580,13 +485,6 @@ fn join_names(directory: &[u8], name: &[u8]) -> Vec<u8> {
         b"" => name.to_owned(),
         directory => [directory, b"/", name].concat(),
     }
-}
-
-fn join(paths: &[EnvPath]) -> Vec<u8> {
-    paths
-        .iter()
-        .flat_map(|path| [path.as_bytes(), b"\0"].concat())
-        .collect()
 }
 
 fn join_path(root: &Path, path: &[u8]) -> PathBuf {

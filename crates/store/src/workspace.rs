@@ -41,7 +41,10 @@ impl Workspace {
                 Ok(Some(lock)) => return Ok(Self { path, _lock: lock }),
                 Ok(None) => {}
                 Err(_) if !path.exists() => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let _ = durable::remove_tree(&path);
+                    return Err(error);
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! All targets in short, where there is no engine: bytes that are right, and thousands that are nearly so, the same in every run.
+//! All targets in short, where there is no engine: bytes that are right, what fuzzing has kept, and thousands that are nearly so,
+//! the same in every run.
 //!
 //! `ENVFS_TEST_FUZZ_ROUNDS` says how many are made of them for each target; `ENVFS_FUZZ_CORPUS` names a directory into which
 //! those that are right are written, for libFuzzer to start from.
@@ -8,6 +9,7 @@
 mod seeds;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 const ROUNDS: usize = 300;
 
@@ -17,8 +19,12 @@ fn no_bytes_make_a_reader_panic() {
         .ok()
         .and_then(|rounds| rounds.parse().ok());
     for (name, target) in envfs_fuzz::TARGETS {
-        let seeds = seeds::of(name);
+        let mut seeds = seeds::of(name);
         assert!(!seeds.is_empty(), "{name} has nothing to start from");
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let mut kept = envfs_tests::program::files_below(&kept);
+        kept.sort();
+        seeds.extend(kept.iter().map(|path| std::fs::read(path).unwrap()));
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         let changed = (0..rounds.unwrap_or(ROUNDS))
             .map(|_| random.changed(&seeds))
@@ -39,7 +45,7 @@ fn the_corpus_is_written_where_it_is_wanted() {
         return;
     };
     for (name, _) in envfs_fuzz::TARGETS {
-        let directory = std::path::Path::new(&corpus).join(name);
+        let directory = Path::new(&corpus).join(name);
         std::fs::create_dir_all(&directory).unwrap();
         for (number, bytes) in seeds::of(name).iter().enumerate() {
             std::fs::write(directory.join(format!("seed-{number}")), bytes).unwrap();

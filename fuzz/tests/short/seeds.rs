@@ -24,11 +24,17 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "tree" => files("trees"),
         "pack" => files("packs"),
         "trace" => files("traces"),
-        "records" => records(),
+        "records" => records(1),
+        "sealed" => records(2),
+        "notes" => notes(),
+        "stamps" => vec![vec![0; 4032], [[7; 32], [0; 32]].concat().repeat(63)],
         "index" => vec![database(), b"SQLite format 3\0".to_vec()],
         "lock" => texts(&[PIXI, EXPLICIT, CONDA_LOCK]),
         "python_lock" => texts(&[PYLOCK, POETRY, UV]),
         "specification" => texts(&[ENVIRONMENT, REQUIREMENTS, PYPROJECT, PROJECT]),
+        "metadata" => texts(&[CONDA_META, METADATA, ENTRY_POINTS, RECORD]),
+        "machine" => texts(&[MOUNTS, "0.20 0.18 0.12 1/80 11206\n"]),
+        "template" => templates(),
         "request" => requests(),
         other => panic!("{other} is no target"),
     }
@@ -91,11 +97,12 @@ fn files(kind: &str) -> Vec<Vec<u8>> {
     found.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
-fn records() -> Vec<Vec<u8>> {
+/// Those of environments in the given format; without a seal, which the target puts on where it belongs.
+fn records(format: u32) -> Vec<Vec<u8>> {
     let signature = Digest::from_bytes([7; 32]).to_string();
     let package = json!({"name": "x", "version": "1", "build": "0", "subdir": "linux-64", "url": "file:///x", "sha256": "00".repeat(32), "size_bytes": 7});
     let all = [
-        json!({"format": 1, "signature": signature, "subdir": "linux-64", "tree": signature, "base": null, "packages": [package],
+        json!({"format": format, "signature": signature, "subdir": "linux-64", "tree": signature, "base": null, "packages": [package],
             "variables": {"A": "b"}, "created_unix_s": 1, "added": {"objects": 1, "bytes": 2, "inodes": 3}}),
         json!({"format": 1, "changes": [{"number": 1, "signature": signature, "at_unix_s": 1, "by": "x", "message": "m"}]}),
         json!({"format": 1, "pins": [{"until_unix_s": 5, "reason": null, "by": "x", "at_unix_s": 1}]}),
@@ -103,8 +110,29 @@ fn records() -> Vec<Vec<u8>> {
         json!({"kind": "mount", "signature": signature, "mount_point": "/x", "pid": 1, "keeper_pid": null, "uid": 0,
             "started_unix_s": 1, "host": "h", "boot": "b"}),
         json!({"file_name": "x-1-py3-none-any.whl", "sha256": "00".repeat(32), "size_bytes": 1}),
+        json!({"format": 2, "signature": signature, "lock": PIXI, "spec": "/x/environment.yml", "solved_unix_s": 1}),
     ];
-    all.iter().map(|record| record.to_string().into_bytes()).collect()
+    bytes_of(&all)
+}
+
+/// What stands in files without a seal.
+fn notes() -> Vec<Vec<u8>> {
+    let signature = Digest::from_bytes([7; 32]).to_string();
+    let uid = nix::unistd::getuid().as_raw();
+    let mut notes = bytes_of(&[
+        json!({"signature": signature, "mount_point": "/x"}),
+        json!({"signature": signature, "mount_point": "/x", "uid": uid, "until": "idle", "idle_s": 5}),
+        json!({"format": 1, "incompatible": []}),
+    ]);
+    notes.push(b"/nowhere/else".to_vec());
+    notes
+}
+
+fn bytes_of(documents: &[serde_json::Value]) -> Vec<Vec<u8>> {
+    documents
+        .iter()
+        .map(|document| document.to_string().into_bytes())
+        .collect()
 }
 
 /// An index of a store without environments.
@@ -115,17 +143,32 @@ fn database() -> Vec<u8> {
     std::fs::read(directory.path().join("index.sqlite")).unwrap()
 }
 
-/// Requests by their numbers (include/uapi/linux/fuse.h), with room for every structure; and a line of a list of mounts.
+/// Requests by their numbers (include/uapi/linux/fuse.h), with room for every structure.
 fn requests() -> Vec<Vec<u8>> {
     let request = |opcode: u32| {
         let body = [&[0; 56][..], b"name\0"].concat();
         let len = u32::try_from(40 + body.len()).unwrap();
         [&len.to_ne_bytes()[..], &opcode.to_ne_bytes(), &[1; 32], &body].concat()
     };
-    let mounts = b"36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw,errors=continue\n".to_vec();
-    (0..50).map(request).chain([mounts]).collect()
+    (0..50).map(request).collect()
 }
 
+/// Tables of templates (crates/fuse/src/kernel/template.rs): of one place and one object, and of no template.
+fn templates() -> Vec<Vec<u8>> {
+    let table = |numbers: &[u32]| {
+        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+        [&b"envfstp1"[..], &numbers.collect::<Vec<_>>(), &[7; 32]].concat()
+    };
+    vec![table(&[11, 1, 1, 4096, 100]), table(&[11, 0, 0, 0])]
+}
+
+/// As proc_pid_mountinfo(5) has it.
+const MOUNTS: &str = "36 35 98:0 / /mnt rw,noatime master:1 - ext4 /dev/root rw,errors=continue\n37 36 0:40 / /a\\040b rw - overlay envfs#3fb1c2d4 ro,lowerdir+=/\n";
+const CONDA_META: &str = r#"{"name": "x", "version": "1", "build": "0", "build_number": 0, "depends": ["python >=3.8"], "subdir": "linux-64", "fn": "x-1-0.conda", "url": "https://h.example/linux-64/x-1-0.conda", "channel": "https://h.example", "files": ["bin/x"], "paths_data": {"paths_version": 1, "paths": [{"_path": "bin/x", "path_type": "hardlink", "size_in_bytes": 1}]}, "requested_spec": "x"}"#;
+const METADATA: &str = "Metadata-Version: 2.1\nName: x\nVersion: 1\nRequires-Python: >=3.8\nRequires-Dist: idna[a-b]<4,>=2.5 ; extra == 'socks'\nProvides-Extra: socks\n\nText\n";
+const ENTRY_POINTS: &str = "[console_scripts]\nx = x.y:main [extra]\n[gui_scripts]\nw=x:gui\n";
+const RECORD: &str =
+    "x.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n\"../../../bin/a,b\",,\nx-1.dist-info/RECORD,,\n";
 const PIXI: &str = "version: 6\nenvironments:\n  default:\n    channels:\n    - url: https://h.example/c/\n    packages:\n      linux-64:\n      - conda: https://h.example/c/linux-64/x-1-0.conda\n      - pypi: https://h.example/w/y-1-py3-none-any.whl\npackages:\n- conda: https://h.example/c/linux-64/x-1-0.conda\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n  depends:\n  - python >=3.8\n- pypi: https://h.example/w/y-1-py3-none-any.whl\n  name: y\n  version: '1'\n  sha256: 8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n";
 const EXPLICIT: &str =
     "# platform: linux-64\n@EXPLICIT\nhttps://h.example/linux-64/x-1-0.conda#0123456789abcdef0123456789abcdef\n";

@@ -266,8 +266,8 @@ impl Known {
             // A hard link to a file of the environment is a copy at the first write.
             Operation::Link { from, .. } => is_given(inode(from)),
             Operation::LinkSlot { slot, .. } => is_given(plain.inode(*slot)),
-            // The kernel copies nothing between the server's files and those that were written.
-            Operation::CopySlot { from, .. } if self.kind == Kind::WritableAsUser => is_given(plain.inode(*from)),
+            // The kernel copies nothing between two file systems: the environment's, and that of what was written.
+            Operation::CopySlot { from, .. } if self.kind.is_writable() => is_given(plain.inode(*from)),
             // What holes a directory has is nobody's business.
             Operation::SeekSlot { slot, .. } => plain.is_directory(*slot),
             // A directory of the environment cannot be renamed.

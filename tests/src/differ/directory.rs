@@ -282,7 +282,8 @@ pub(crate) fn status_of(stat: &fs::Stat) -> Status {
     Status {
         inode: stat.st_ino,
         mode: stat.st_mode,
-        links: stat.st_nlink,
+        #[allow(clippy::useless_conversion, reason = "it is shorter on other machines than x86-64")]
+        links: stat.st_nlink.into(),
         size_bytes: if kind == FileType::Directory {
             0
         } else {

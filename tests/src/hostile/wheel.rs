@@ -25,7 +25,7 @@ pub fn wheels() -> Vec<Case> {
     let changes = MEMBERS.iter().chain(RECORDS).chain(METADATA);
     all.extend(changes.map(|&(what, part, change)| case(what, refused_or_taken(part), change)));
     let mut bomb = case(
-        "a bomb",
+        "a bomb, in a wheel",
         Outcome::Refused(vec!["(the limit `unpacked`)", "raise the limit"]),
         |_, _| {},
     );
@@ -33,7 +33,7 @@ pub fn wheels() -> Vec<Case> {
     bomb.options = &["--limit", "unpacked=1MB"];
     all.push(bomb);
     let mut many = case(
-        "too many files",
+        "too many files, in a wheel",
         Outcome::Refused(vec!["it holds more than 3 files"]),
         |_, _| {},
     );
@@ -47,9 +47,11 @@ pub fn wheels() -> Vec<Case> {
     outside("something behind the zip", "it goes on behind the end", |zip| {
         [zip, b"more".to_vec()].concat()
     });
-    outside("a program before the zip", "is not where its end says", |zip| {
-        [b"#!/bin/sh\n".to_vec(), zip].concat()
-    });
+    outside(
+        "a program before the zip of a wheel",
+        "is not where its end says",
+        |zip| [b"#!/bin/sh\n".to_vec(), zip].concat(),
+    );
     outside("a zip that is cut off", "does not end as a zip file does", |mut zip| {
         zip.truncate(zip.len() - 31);
         zip
@@ -60,15 +62,23 @@ pub fn wheels() -> Vec<Case> {
 /// What, where a file is, and why it is refused.
 const PLACES: &[(&str, &str, &str)] = &[
     (
-        "a file above the environment",
+        "a file above the environment, in a wheel",
         "../evil.py",
         "`../evil.py` has a `..` component",
     ),
-    ("a file above it by a detour", "a/../../evil.py", "has a `..` component"),
-    ("a file at an absolute path", "/etc/evil", "`/etc/evil` is absolute"),
+    (
+        "a file above it by a detour, in a wheel",
+        "a/../../evil.py",
+        "has a `..` component",
+    ),
+    (
+        "a file at an absolute path, in a wheel",
+        "/etc/evil",
+        "`/etc/evil` is absolute",
+    ),
     ("a path of Windows", "a\\..\\evil.py", "has a backslash"),
-    ("an empty name in a path", "a//b", "has an empty component"),
-    ("NUL in a name", "a\0b", "holds a NUL byte"),
+    ("an empty name in a path, in a wheel", "a//b", "has an empty component"),
+    ("NUL in a name, in a wheel", "a\0b", "holds a NUL byte"),
     (
         "a record of conda",
         "evil-1.0.data/data/conda-meta/history",
@@ -90,7 +100,7 @@ const PLACES: &[(&str, &str, &str)] = &[
         "goes where another file",
     ),
     (
-        "a file below a file",
+        "a file below a file, in a wheel",
         "evil.py/x",
         "is a file, and a directory to other files",
     ),
@@ -111,19 +121,31 @@ const MEMBERS: &[(&str, &str, Change)] = &[
     ("setuid and setgid bits say nothing", "", |members, _| {
         members[0].mode = 0o106_644;
     }),
-    ("a name of 256 bytes", "longer than 255 bytes", |members, _| {
-        members.push(Member::new(&"x".repeat(256), ""));
-    }),
+    (
+        "a name of 256 bytes, in a wheel",
+        "longer than 255 bytes",
+        |members, _| {
+            members.push(Member::new(&"x".repeat(256), ""));
+        },
+    ),
     ("a path of 4,000 bytes", "more than 3072 bytes", |members, _| {
         members.push(Member::new(&"d/".repeat(2000), ""));
     }),
     ("a name that is said to be UTF-8", "", |members, _| {
         members[0].flags = 0x800;
     }),
-    ("a member that says that it is encrypted", "evil", |members, _| {
-        members[0].flags = 1;
-    }),
-    ("an unknown compression", "evil", |members, _| members[0].method = 99),
+    (
+        "a member that says that it is encrypted",
+        "`evil.py` is encrypted",
+        |members, _| {
+            members[0].flags = 1;
+        },
+    ),
+    (
+        "an unknown compression",
+        "compression method not supported: 99",
+        |members, _| members[0].method = 99,
+    ),
     (
         "a member that is called otherwise elsewhere",
         "its zip directory",
@@ -136,34 +158,54 @@ const MEMBERS: &[(&str, &str, Change)] = &[
         "its zip directory",
         |members, _| members[0].local_size = Some(3),
     ),
-    ("a member that is longer than there is", "evil", |members, _| {
-        members[0].size = Some(1 << 20);
-    }),
-    ("a sum that is wrong", "evil.py", |members, _| members[0].crc = Some(1)),
-    ("two members of one name", "its zip directory", |members, _| {
-        members.insert(1, members[0].clone());
-    }),
+    (
+        "a member that is longer than there is",
+        "overlapping entries",
+        |members, _| {
+            members[0].size = Some(1 << 20);
+        },
+    ),
+    (
+        "a sum that is wrong, in a wheel",
+        "evil.py: Invalid checksum",
+        |members, _| members[0].crc = Some(1),
+    ),
+    (
+        "two members of one name, in a wheel",
+        "its zip directory",
+        |members, _| {
+            members.insert(1, members[0].clone());
+        },
+    ),
     ("two members of one content", "its zip directory", |members, _| {
         let mut other = members[0].clone();
         other.name = b"other.py".to_vec();
         other.is_overlapping = true;
         members.insert(1, other);
     }),
-    ("a member that no directory lists", "its zip directory", |members, _| {
-        let mut hidden = Member::new("hidden.py", "evil = 1\n");
-        hidden.is_unlisted = true;
-        members.insert(0, hidden);
-    }),
-    ("a size for large files that lies", "evil", |members, _| {
-        // An extra field (APPNOTE 4.5.3) says 2^40 where the header says that it does.
-        members[0].size = Some(u32::MAX);
-        members[0].extra = [
-            &[1, 0, 16, 0][..],
-            &(1_u64 << 40).to_le_bytes(),
-            &(1_u64 << 40).to_le_bytes(),
-        ]
-        .concat();
-    }),
+    (
+        "a member that no directory lists, in a wheel",
+        "its zip directory",
+        |members, _| {
+            let mut hidden = Member::new("hidden.py", "evil = 1\n");
+            hidden.is_unlisted = true;
+            members.insert(0, hidden);
+        },
+    ),
+    (
+        "a size for large files that lies",
+        "compressed size mismatch",
+        |members, _| {
+            // An extra field (APPNOTE 4.5.3) says 2^40 where the header says that it does.
+            members[0].size = Some(u32::MAX);
+            members[0].extra = [
+                &[1, 0, 16, 0][..],
+                &(1_u64 << 40).to_le_bytes(),
+                &(1_u64 << 40).to_le_bytes(),
+            ]
+            .concat();
+        },
+    ),
 ];
 
 const RECORDS: &[(&str, &str, Change)] = &[
@@ -171,10 +213,10 @@ const RECORDS: &[(&str, &str, Change)] = &[
     ("a digest that lies", "`evil.py` has the sha256", |members, _| {
         members[0].content = b"evil = 2\n".to_vec();
     }),
-    ("a size that lies", "but its RECORD says 1", |_, record| {
+    ("a size that lies, in a wheel", "but its RECORD says 1", |_, record| {
         *record = record.replace(",9\n", ",1\n");
     }),
-    ("a size that is no number", "is no size", |_, record| {
+    ("a size that is no number, in a wheel", "is no size", |_, record| {
         *record = record.replace(",9\n", ",-9\n");
     }),
     ("a digest that is no digest", "which is not base64url", |_, record| {
@@ -194,15 +236,23 @@ const RECORDS: &[(&str, &str, Change)] = &[
     ("a listed path that leads up", "has a `..` component", |_, record| {
         record.push_str("../ghost.py,,\n");
     }),
-    ("a path twice, and not alike", "is listed twice", |_, record| {
-        record.push_str("evil.py,,\n");
-    }),
+    (
+        "a path twice in a wheel, and not alike",
+        "is listed twice",
+        |_, record| {
+            record.push_str("evil.py,,\n");
+        },
+    ),
     ("a RECORD of other columns", "fields instead of", |_, record| {
         record.push_str("evil.py,a,b,c,d\n");
     }),
-    ("a RECORD with an open quote", "line", |_, record| {
-        record.push_str("\"evil.py,,\n");
-    }),
+    (
+        "a RECORD with an open quote",
+        "line 4 of its RECORD: 1 fields instead of",
+        |_, record| {
+            record.push_str("\"evil.py,,\n");
+        },
+    ),
 ];
 
 const METADATA: &[(&str, &str, Change)] = &[
@@ -264,7 +314,7 @@ const METADATA: &[(&str, &str, Change)] = &[
             );
         },
     ),
-    ("names that differ in case are two", "", |members, record| {
+    ("names of a wheel that differ in case are two", "", |members, record| {
         add(members, record, "EVIL.py", b"x");
     }),
     ("a name with a line break is one", "", |members, record| {

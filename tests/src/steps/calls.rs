@@ -47,20 +47,32 @@ pub(super) struct Call {
     number: c_long,
     pub(super) kind: Kind,
     pub(super) operand: Operand,
+    /// Which argument says, of a way to open a file, whether it makes or empties one.
+    flags: Option<usize>,
 }
 
 const fn call(number: c_long, kind: Kind, operand: Operand) -> Call {
-    Call { number, kind, operand }
+    Call {
+        number,
+        kind,
+        operand,
+        flags: None,
+    }
 }
 
-/// A step names what it leaves behind: of a rename and of a link the new name.
-const CALLS: [Call; 52] = {
+const fn opening(number: c_long, operand: Operand, flags: usize) -> Call {
+    Call {
+        flags: Some(flags),
+        ..call(number, Kind::Create, operand)
+    }
+}
+
+/// Those of every machine that Linux runs on. A step names what it leaves behind: of a rename and of a link the new name.
+const CALLS: [Call; 39] = {
     use Kind::{Create, Directory, Link, Mark, Mount, Remove, Rename, Start, Sync, Write};
     use Operand::{At, Descriptor, Nothing, Path};
     [
-        call(libc::SYS_openat, Create, At(0)),
-        call(libc::SYS_open, Create, Path(0)),
-        call(libc::SYS_creat, Create, Path(0)),
+        opening(libc::SYS_openat, At(0), 2),
         call(libc::SYS_mknodat, Create, At(0)),
         call(libc::SYS_write, Write, Descriptor(0)),
         call(libc::SYS_writev, Write, Descriptor(0)),
@@ -75,9 +87,6 @@ const CALLS: [Call; 52] = {
         call(libc::SYS_fchmod, Mark, Descriptor(0)),
         call(libc::SYS_fchown, Mark, Descriptor(0)),
         call(libc::SYS_fsetxattr, Mark, Descriptor(0)),
-        call(libc::SYS_chmod, Mark, Path(0)),
-        call(libc::SYS_chown, Mark, Path(0)),
-        call(libc::SYS_lchown, Mark, Path(0)),
         call(libc::SYS_setxattr, Mark, Path(0)),
         call(libc::SYS_lsetxattr, Mark, Path(0)),
         call(libc::SYS_fchmodat, Mark, At(0)),
@@ -87,17 +96,11 @@ const CALLS: [Call; 52] = {
         call(libc::SYS_fdatasync, Sync, Descriptor(0)),
         call(libc::SYS_sync_file_range, Sync, Descriptor(0)),
         call(libc::SYS_syncfs, Sync, Descriptor(0)),
-        call(libc::SYS_rename, Rename, Path(1)),
         call(libc::SYS_renameat, Rename, At(2)),
         call(libc::SYS_renameat2, Rename, At(2)),
-        call(libc::SYS_link, Link, Path(1)),
         call(libc::SYS_linkat, Link, At(2)),
-        call(libc::SYS_symlink, Link, Path(1)),
         call(libc::SYS_symlinkat, Link, At(1)),
-        call(libc::SYS_unlink, Remove, Path(0)),
         call(libc::SYS_unlinkat, Remove, At(0)),
-        call(libc::SYS_rmdir, Remove, Path(0)),
-        call(libc::SYS_mkdir, Directory, Path(0)),
         call(libc::SYS_mkdirat, Directory, At(0)),
         call(libc::SYS_mount, Mount, Path(1)),
         call(libc::SYS_umount2, Mount, Path(0)),
@@ -108,14 +111,47 @@ const CALLS: [Call; 52] = {
         call(libc::SYS_unshare, Mount, Nothing),
         call(libc::SYS_clone, Start, Nothing),
         call(libc::SYS_clone3, Start, Nothing),
+    ]
+};
+
+/// Those that are older than the others: newer machines have none of them (include/uapi/asm-generic/unistd.h).
+#[cfg(target_arch = "x86_64")]
+const OLDER_CALLS: [Call; 13] = {
+    use Kind::{Create, Directory, Link, Mark, Remove, Rename, Start};
+    use Operand::{Nothing, Path};
+    [
+        opening(libc::SYS_open, Path(0), 1),
+        call(libc::SYS_creat, Create, Path(0)),
+        call(libc::SYS_chmod, Mark, Path(0)),
+        call(libc::SYS_chown, Mark, Path(0)),
+        call(libc::SYS_lchown, Mark, Path(0)),
+        call(libc::SYS_rename, Rename, Path(1)),
+        call(libc::SYS_link, Link, Path(1)),
+        call(libc::SYS_symlink, Link, Path(1)),
+        call(libc::SYS_unlink, Remove, Path(0)),
+        call(libc::SYS_rmdir, Remove, Path(0)),
+        call(libc::SYS_mkdir, Directory, Path(0)),
         call(libc::SYS_fork, Start, Nothing),
         call(libc::SYS_vfork, Start, Nothing),
     ]
 };
 
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_CALLS: [Call; 0] = [];
+
+/// Of which machine the numbers are, as `linux/audit.h` has it: `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64`.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u32 = 0xc000_00b7;
+
+fn all() -> impl Iterator<Item = &'static Call> {
+    CALLS.iter().chain(&OLDER_CALLS)
+}
+
 /// The call with this number.
 pub(super) fn find(number: c_long) -> Option<&'static Call> {
-    CALLS.iter().find(|call| call.number == number)
+    all().find(|call| call.number == number)
 }
 
 /// A program of the kernel's that stops at each of them, and of the ways to open a file only at those that make or empty one
@@ -128,18 +164,13 @@ pub(super) fn filter() -> Vec<sock_filter> {
     let stop = answer(libc::SECCOMP_RET_USER_NOTIF);
     let mut program = vec![
         load(std::mem::offset_of!(libc::seccomp_data, arch)),
-        jump(libc::BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0),
+        jump(libc::BPF_JEQ, MACHINE, 1, 0),
         allow,
         load(std::mem::offset_of!(libc::seccomp_data, nr)),
     ];
-    for call in &CALLS {
+    for call in all() {
         let number = c_uint::try_from(call.number).expect("calls have small numbers");
-        let flags = match call.number {
-            libc::SYS_openat => Some(argument(2)),
-            libc::SYS_open => Some(argument(1)),
-            _ => None,
-        };
-        match flags {
+        match call.flags.map(argument) {
             Some(flags) => program.extend([
                 jump(libc::BPF_JEQ, number, 0, 4),
                 load(flags),
@@ -153,9 +184,6 @@ pub(super) fn filter() -> Vec<sock_filter> {
     program.push(allow);
     program
 }
-
-/// `AUDIT_ARCH_X86_64` of `linux/audit.h`: the architecture whose numbers these are.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 fn answer(action: c_uint) -> sock_filter {
     sock_filter {

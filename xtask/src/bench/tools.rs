@@ -17,6 +17,7 @@ const COMPOSEFS: Crate = Crate {
     version: "0.9.4",
     features: Some("pre-6.15"),
     program: "cfsctl",
+    is_measured: true,
 };
 
 /// rattler's command, for its mount.
@@ -25,6 +26,7 @@ const RATTLER: Crate = Crate {
     version: "0.5.14",
     features: Some("rustls,mount"),
     program: "rattler",
+    is_measured: true,
 };
 
 /// The Debian packages of the programs that the bench itself runs.

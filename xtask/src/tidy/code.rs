@@ -53,7 +53,7 @@ fn skip_item<'a>(first: &'a str, rest: &mut impl Iterator<Item = (usize, &'a str
 }
 
 /// The line up to a comment. A `//` in a string literal stays if a quote is open before it.
-fn without_comment(line: &str) -> &str {
+pub(super) fn without_comment(line: &str) -> &str {
     let mut from = 0;
     while let Some(at) = line[from..].find("//").map(|at| from + at) {
         if line[..at].matches('"').count().is_multiple_of(2) {

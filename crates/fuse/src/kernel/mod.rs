@@ -13,7 +13,7 @@ mod company;
 pub(crate) mod detached;
 mod erofs;
 mod patched;
-mod template;
+pub(crate) mod template;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

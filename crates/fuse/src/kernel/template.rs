@@ -27,7 +27,7 @@ const MAX_TABLE_BYTES: usize = 1024 * 1024;
 
 /// An image that lacks its prefix.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(crate) struct Template {
     prefix_bytes: usize,
     /// Where the prefix stands in the image.
     places: Vec<u64>,
@@ -84,12 +84,17 @@ pub(super) fn write(prefix: &str, image: &[u8], other_image: &[u8], objects: &[D
 }
 
 impl Template {
-    /// Reads what [`write`] has written; none if that says so, or it is damaged.
+    /// Reads what [`write`] has written, up to the image; none if that says so, or it is damaged.
     ///
     /// # Errors
     /// When it cannot be read.
     pub(super) fn read(file: &mut File) -> io::Result<Option<Self>> {
         let file_bytes = file.metadata()?.len();
+        Self::parse(file, file_bytes)
+    }
+
+    /// The same from the start of a file of so many bytes.
+    pub(crate) fn parse(file: &mut impl Read, file_bytes: u64) -> io::Result<Option<Self>> {
         let mut table = vec![0; BLOCK_BYTES];
         file.read_exact(&mut table)?;
         let number = |table: &[u8], at: usize| {

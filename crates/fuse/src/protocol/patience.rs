@@ -97,7 +97,7 @@ impl Patience {
 }
 
 /// How many processes want to run, as `/proc/loadavg` says.
-fn running(text: &[u8]) -> Option<u32> {
+pub(crate) fn running(text: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(text).ok()?;
     text.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
 }

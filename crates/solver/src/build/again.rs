@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use envfs_store::Store;
 use envfs_store::environment::Environment;
-use envfs_store::workspace::Workspace;
 
-use super::bring::{Archive, Destination, bring_all};
+use super::bring::{Archive, Destination, bring_all, written_for};
 use super::{BuildError, BuildProgress, BuildRequest, Built, Contents, LinkScripts, blocking, link_and_record};
 use crate::lock::LockedContents;
 use crate::network::Network;
@@ -25,13 +24,9 @@ pub async fn build_again(
     link_scripts: Arc<dyn LinkScripts>,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
-    let destination = Destination {
-        store: store.clone(),
-        workspace: Arc::new(Workspace::create(store)?),
-    };
-    let packages = contents.packages.into_iter().map(Box::new).map(Archive::Package);
-    let wheels = contents.wheels.into_iter().map(Box::new).map(Archive::Wheel);
-    let brought = bring_all(&destination, network, packages.chain(wheels).collect(), progress).await?;
+    let destination = Destination::in_store(store)?;
+    let archives = Archive::all(&contents.packages, &contents.wheels);
+    let brought = bring_all(&destination, network, archives, progress).await?;
     let mut request = BuildRequest {
         packages: Vec::new(),
         wheels: Vec::new(),
@@ -44,10 +39,7 @@ pub async fn build_again(
     };
     let signature = environment.signature;
     blocking(move || {
-        let written = brought.iter().fold(Default::default(), |mut sum, archive| {
-            sum += archive.written;
-            sum
-        });
+        let written = written_for(&brought);
         let contents = Contents::in_link_order(brought)?;
         // A record does not say with which options it was built; its signature does.
         let runner = request.link_scripts.clone();

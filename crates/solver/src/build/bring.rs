@@ -49,6 +49,25 @@ pub(crate) struct Destination {
     pub(crate) workspace: Arc<Workspace>,
 }
 
+impl Destination {
+    /// In the store, by way of a workspace of its own. While it lives, nothing is unlinked that is found in the store from here on.
+    pub(crate) fn in_store(store: &Store) -> Result<Self, envfs_store::Error> {
+        Ok(Self {
+            store: store.clone(),
+            workspace: Arc::new(Workspace::create(store)?),
+        })
+    }
+}
+
+/// What was written for all of them.
+pub(super) fn written_for(brought: &[Brought]) -> Written {
+    let mut written = Written::default();
+    for archive in brought {
+        written += archive.written;
+    }
+    written
+}
+
 /// Makes sure that the layers of all `archives` are in the store.
 pub(super) async fn bring_all(
     destination: &Destination,
@@ -91,6 +110,14 @@ pub(crate) async fn bring_each(
 }
 
 impl Archive {
+    /// Those of packages, and then those of wheels.
+    pub(super) fn all(packages: &[LockedPackage], wheels: &[LockedWheel]) -> Vec<Self> {
+        let packages = packages.iter().cloned().map(Box::new).map(Self::Package);
+        packages
+            .chain(wheels.iter().cloned().map(Box::new).map(Self::Wheel))
+            .collect()
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::Package(package) => package.name(),

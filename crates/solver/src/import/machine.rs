@@ -8,13 +8,11 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use envfs_store::Store;
 use envfs_store::answers::{self, Answer};
 use envfs_store::digest::Digest;
 use envfs_store::environment::{self, Environment};
-use envfs_store::workspace::Workspace;
 
 use super::ImportError;
 use super::venv::VenvPython;
@@ -97,10 +95,7 @@ impl MachinePython {
     }
 
     fn take(&self, store: &Store, bytecode: bool) -> Result<Environment, ImportError> {
-        let destination = Destination {
-            store: store.clone(),
-            workspace: Arc::new(Workspace::create(store)?),
-        };
+        let destination = Destination::in_store(store)?;
         let subdir = Subdir::current().unwrap_or(Subdir::NOARCH);
         let python = VenvPython::of_program(&self.program, &self.version)?;
         let (package, layer, written) = python.take(subdir, store, &destination.workspace)?;

@@ -7,11 +7,14 @@ use std::path::Path;
 
 use rattler_conda_types::RepoDataRecord;
 use rattler_lock::{CondaPackageData, LockFile, PlatformData, PlatformName};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use url::Url;
 
 use super::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedEnvironment, LockedPlatform, wheels};
 use crate::network::without_credentials;
 use crate::package::LockedPackage;
+use crate::pep508;
 use crate::source::Distribution;
 use crate::subdir::Subdir;
 
@@ -19,13 +22,63 @@ use crate::subdir::Subdir;
 pub(super) const WRITTEN_VERSION: u16 = 7;
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Lock, LockError> {
-    let file = LockFile::from_str_with_base_directory(text, path.parent()).map_err(|error| LockError::Malformed {
+    let malformed = |reason| LockError::Malformed {
         path: path.to_owned(),
         format: "pixi.lock",
-        reason: error.to_string(),
-    })?;
+        reason,
+    };
+    if pep508::may_be_refused(text) {
+        check_requirements(text).map_err(malformed)?;
+    }
+    let file =
+        LockFile::from_str_with_base_directory(text, path.parent()).map_err(|error| malformed(error.to_string()))?;
     let format = LockFormat::Pixi(file.version() as u16);
     from_lock_file(&file, format, true, path)
+}
+
+/// Where requirements of the Python world stand, and nothing else.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default, alias = "package")]
+    packages: Vec<Requiring>,
+}
+
+#[derive(Deserialize)]
+struct Requiring {
+    /// `conda` or `pypi`, until version 3; there the requirements of both are `dependencies`.
+    manager: Option<String>,
+    #[serde(default, alias = "dependencies")]
+    requires_dist: Maybe<Vec<Maybe<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Maybe<T> {
+    This(T),
+    Other(IgnoredAny),
+}
+
+impl<T> Default for Maybe<T> {
+    fn default() -> Self {
+        Self::Other(IgnoredAny)
+    }
+}
+
+/// Looks at each requirement before the parser does.
+fn check_requirements(text: &str) -> Result<(), String> {
+    let document: Document = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let is_conda = |package: &Requiring| package.manager.as_deref() == Some("conda");
+    for package in document.packages.into_iter().filter(|package| !is_conda(package)) {
+        let Maybe::This(requirements) = package.requires_dist else {
+            continue;
+        };
+        for requirement in requirements {
+            if let Maybe::This(text) = requirement {
+                pep508::check(&text).map_err(|wrong| format!("the requirement `{text}`: {wrong}"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Translates what the parser read. Of some formats no package is `complete`.

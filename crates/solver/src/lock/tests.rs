@@ -363,8 +363,27 @@ mod random {
 }
 
 #[test]
-fn an_extra_at_which_the_parser_panics_is_refused() {
+fn names_at_which_the_parser_panics_are_refused() {
     let text = "version: 6\nenvironments:\n  default:\n    channels: []\n    packages:\n      linux-64:\n      - pypi: https://h.example/y-1-py3-none-any.whl\npackages:\n- pypi: https://h.example/y-1-py3-none-any.whl\n  name: y\n  version: '1'\n  requires_dist:\n  - z[a-]>=1\n";
     let error = Lock::parse(text, Path::new("pixi.lock")).unwrap_err().to_string();
-    assert!(error.contains("line 13") && error.contains("the extra `a-`"), "{error}");
+    assert!(error.contains("the extra `a-`"), "{error}");
+    let hidden = text.replace("z[a-]>=1", "\"z[a\\x2d]>=1\"");
+    let error = Lock::parse(&hidden, Path::new("pixi.lock")).unwrap_err().to_string();
+    assert!(error.contains("the extra `a-`"), "{error}");
+
+    let other = text.replace("\n  - z[a-]>=1", " [z- >=1]");
+    let error = Lock::parse(&other, Path::new("pixi.lock")).unwrap_err().to_string();
+    assert!(error.contains("the name `z-`"), "{error}");
+
+    // The reader of this format looks at names itself, before it hands them on.
+    for dependency in ["z[a-]: '>=1'", "z: '[a-]>=1'", "z-: '>=1'"] {
+        let text = format!(
+            "version: 1\nmetadata:\n  content_hash:\n    linux-64: {hash}\n  channels: []\n  platforms: [linux-64]\n  sources: []\n\
+             package:\n- name: y\n  version: '1'\n  manager: pip\n  platform: linux-64\n  dependencies:\n    {dependency}\n  \
+             url: https://h.example/y-1-py3-none-any.whl\n  hash:\n    sha256: {hash}\n  category: main\n  optional: false\n",
+            hash = "ab".repeat(32),
+        );
+        let error = Lock::parse(&text, Path::new("conda-lock.yml")).unwrap_err().to_string();
+        assert!(error.contains("package[0].dependencies.z"), "{error}");
+    }
 }

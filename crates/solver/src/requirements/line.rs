@@ -7,8 +7,8 @@ use std::path::Path;
 
 use url::Url;
 
-use super::{Kind, Pep508, Place, Requirement, RequirementError, Source, SourceKind};
-use crate::extras;
+use super::{Kind, Place, Requirement, RequirementError, Source, SourceKind};
+use crate::pep508;
 use crate::source::normal;
 
 /// What a line says.
@@ -170,17 +170,10 @@ fn parse_requirement(text: &str, place: &Place, directory: &Path) -> Result<Kind
             }
         };
     }
-    if let Some(extra) = extras::invalid(text) {
-        return Err(RequirementError::NotARequirement {
-            place: place.clone(),
-            text: text.to_owned(),
-            reason: format!("the name of the extra `{extra}` does not end with a letter or digit"),
-        });
-    }
-    let parsed = Pep508::parse(text, directory).map_err(|error| RequirementError::NotARequirement {
+    let parsed = pep508::parse(text, Some(directory)).map_err(|message| RequirementError::NotARequirement {
         place: place.clone(),
         text: text.to_owned(),
-        reason: explain(text, &error.message.to_string()),
+        reason: explain(text, &message),
     })?;
     if parsed.name.as_ref() == "python" {
         return Err(RequirementError::NotARequirement {

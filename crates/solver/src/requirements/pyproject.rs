@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::poetry::{self, Poetry};
-use super::{Kind, Parts, Pep508, Place, Requirement, RequirementError, Requirements, uv_sources};
+use super::{Kind, Parts, Place, Requirement, RequirementError, Requirements, uv_sources};
+use crate::pep508;
 use crate::pypi::normalized_name;
 
 /// A project's own account of what it needs.
@@ -253,7 +254,7 @@ impl Reader {
     fn expand_own_extras(&self, name: Option<&str>, texts: &mut Vec<String>) {
         let Some(name) = name.map(normalized_name) else { return };
         let is_own = |text: &String| {
-            let parsed: Option<Pep508> = text.parse().ok();
+            let parsed = pep508::parse(text, None).ok();
             parsed.filter(|parsed| normalized_name(parsed.name.as_ref()) == name)
         };
         let mut seen = Vec::new();

@@ -211,11 +211,18 @@ fn a_project_file_without_dependencies_is_refused() {
 }
 
 #[test]
-fn an_extra_at_which_the_parser_panics_is_refused() {
+fn names_at_which_the_parser_panics_are_refused() {
     let mut requirements = Requirements::default();
     let error = requirements
         .add(&["requests[socks-]>=2".to_owned()], Path::new("/nowhere"))
         .unwrap_err()
         .to_string();
+    assert!(error.contains("the extra `socks-`"), "{error}");
+    let mut requirements = Requirements::default();
+    let found_by_fuzzing = requirements.add(&["c-''".to_owned()], Path::new("/nowhere"));
+    let error = found_by_fuzzing.unwrap_err().to_string();
+    assert!(error.contains("the name `c-`"), "{error}");
+    let text = PROJECT.replace("\"rich\"", "\"requests[socks-]\"");
+    let error = project(&text, &["cli"], &[]).unwrap_err().to_string();
     assert!(error.contains("the extra `socks-`"), "{error}");
 }

@@ -1,5 +1,7 @@
 //! What a machine offers that no package brings: the C library, the kernel, a GPU driver.
 
+use std::path::Path;
+
 use rattler_conda_types::GenericVirtualPackage;
 use rattler_virtual_packages::{Override, VirtualPackageOverrides};
 
@@ -16,11 +18,16 @@ impl VirtualPackages {
     /// offer.
     ///
     /// `variable` looks up `CONDA_OVERRIDE_GLIBC` and its kin, which replace what would be found; an empty value removes
-    /// it.
+    /// it. To ask a GPU's driver takes up to seconds: what it says is kept in the directory `cache`, for this boot and as long as
+    /// driver and devices are the same.
     ///
     /// # Errors
     /// An override is no version, or the machine cannot be understood.
-    pub fn for_subdir(subdir: Subdir, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, VirtualPackageError> {
+    pub fn for_subdir(
+        subdir: Subdir,
+        cache: Option<&Path>,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, VirtualPackageError> {
         let given = |name: &str| variable(&format!("CONDA_OVERRIDE_{name}")).map(Override::String);
         let mut overrides = VirtualPackageOverrides::default();
         overrides.win = given("WIN");
@@ -30,10 +37,11 @@ impl VirtualPackages {
         overrides.cuda = given("CUDA");
         overrides.cuda_arch = given("CUDA_ARCH");
         overrides.archspec = given("ARCHSPEC");
-        let found = rattler_virtual_packages::VirtualPackages::detect_for_platform(subdir.to_conda(), &overrides, None)
-            .map_err(|error| VirtualPackageError {
-                reason: error.to_string(),
-            })?;
+        let found =
+            rattler_virtual_packages::VirtualPackages::detect_for_platform(subdir.to_conda(), &overrides, cache)
+                .map_err(|error| VirtualPackageError {
+                    reason: error.to_string(),
+                })?;
         Ok(Self {
             packages: found.into_generic_virtual_packages().collect(),
         })
@@ -76,11 +84,11 @@ mod tests {
     #[test]
     fn the_host_has_a_c_library_and_an_override_replaces_it() {
         let host = Subdir::current().unwrap();
-        let found = VirtualPackages::for_subdir(host, &|_| None).unwrap().to_strings();
+        let found = VirtualPackages::for_subdir(host, None, &|_| None).unwrap().to_strings();
         assert!(found.iter().any(|package| package.starts_with("__glibc=")), "{found:?}");
 
         let given = |name: &str| (name == "CONDA_OVERRIDE_GLIBC").then(|| "2.5".to_owned());
-        let found = VirtualPackages::for_subdir(host, &given).unwrap().to_strings();
+        let found = VirtualPackages::for_subdir(host, None, &given).unwrap().to_strings();
         assert!(
             found.iter().any(|package| package.starts_with("__glibc=2.5=")),
             "{found:?}"
@@ -90,7 +98,7 @@ mod tests {
     #[test]
     fn a_foreign_platform_has_a_baseline() {
         let osx = "osx-arm64".parse().unwrap();
-        let found = VirtualPackages::for_subdir(osx, &|_| None).unwrap().to_strings();
+        let found = VirtualPackages::for_subdir(osx, None, &|_| None).unwrap().to_strings();
         assert!(found.iter().any(|package| package.starts_with("__osx=")), "{found:?}");
         assert!(
             !found.iter().any(|package| package.starts_with("__linux=")),
@@ -100,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_override_that_is_no_version_is_refused() {
-        let error = VirtualPackages::for_subdir(Subdir::current().unwrap(), &|name| {
+        let error = VirtualPackages::for_subdir(Subdir::current().unwrap(), None, &|name| {
             (name == "CONDA_OVERRIDE_GLIBC").then(|| "new!".to_owned())
         });
         assert!(error.unwrap_err().to_string().contains("CONDA_OVERRIDE_GLIBC"));

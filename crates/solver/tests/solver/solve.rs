@@ -308,7 +308,7 @@ fn a_virtual_package_decides_what_can_run() {
     assert!(explanation.contains("__cuda"), "{explanation}");
 
     let spec = spec(&channels, &["gpu"]);
-    let with_gpu = VirtualPackages::for_subdir(linux(), &|name| {
+    let with_gpu = VirtualPackages::for_subdir(linux(), None, &|name| {
         (name == "CONDA_OVERRIDE_CUDA").then(|| "12.4".to_owned())
     });
     let request = SolveRequest {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use super::*;
+use crate::digest::Digest;
+use crate::environment::Environment;
+use crate::tree::merge::{Leaf, Merge};
 
 /// Where the environment is seen.
 const PLACE: &str = "/envs/of this test";

@@ -30,6 +30,9 @@ impl Table {
         // SAFETY: files of the store are written once, renamed into place with mode 0444 and never changed or
         // truncated; they are only unlinked, which leaves the mapping alone.
         let map = unsafe { Mmap::map(&file) }.at("map", path)?;
+        #[cfg(target_os = "linux")]
+        // What is mapped counts as memory of a server: of a huge page, 2 MiB for one name. Where that is refused it only counts more.
+        let _ = map.advise(memmap2::Advice::NoHugePage);
         let (header, _) = RawHeader::read_from_prefix(&map).map_err(|_| Error::corrupt(path, "it is cut off"))?;
         let table = Self {
             path: path.to_owned(),

@@ -176,7 +176,8 @@ pub(super) fn candidates() -> [Candidate; 16] {
         candidate(
             USER,
             "What an ordinary user has: mounts by fusermount3 (with `allow_other`, because root measures), runs in namespaces; with a copy of \
-             the store that is the user's own.",
+             the store that is the user's own. Commands start as the user 65534 (to repeat one: `setpriv --reuid 65534 --regid 65534 \
+             --clear-groups COMMAND`, which then counts as well).",
             product::user,
         ),
         candidate(
