@@ -199,7 +199,15 @@ impl<'a> Residents<'a> {
             }
             _ => {
                 let rows = world.envfs.json(["ps"]);
-                let served = |row: &&Value| row["backend"] == "fuse" && row["kind"] == "mount";
+                // A mount whose first server is killed is refused; those of others may be just beginning.
+                let served = |row: &&Value| {
+                    let place = row["mount_point"].as_str().unwrap();
+                    row["backend"] == "fuse"
+                        && self
+                            .mounted
+                            .iter()
+                            .any(|(mounted, _)| mounted.path() == Path::new(place))
+                };
                 let servers: Vec<_> = rows.as_array().unwrap().iter().filter(served).collect();
                 let Some(pid) = servers
                     .get(below(state, servers.len().max(1)))
