@@ -199,10 +199,11 @@ impl<'a> Residents<'a> {
             }
             _ => {
                 let rows = world.envfs.json(["ps"]);
-                // A mount whose first server is killed is refused; those of others may be just beginning.
+                // A mount whose first server is killed is refused; those of workers may be just beginning. A run is no server.
                 let served = |row: &&Value| {
                     let place = row["mount_point"].as_str().unwrap();
-                    row["backend"] == "fuse"
+                    row["kind"] == "mount"
+                        && row["backend"] == "fuse"
                         && self
                             .mounted
                             .iter()
