@@ -47,8 +47,8 @@ fn what_is_used_stays_and_the_rest_goes() {
     world.assert_runs(&running, &[2, 3]);
     run.kill().unwrap();
     run.wait().unwrap();
-    envfs.run(["umount", &at]);
-    envfs.run(["umount", &link]);
+    assert_eq!(envfs.json(["umount", &at])["mount_point"], *at);
+    assert_eq!(envfs.json(["umount", &link])["mount_point"], *link);
     if user::is_root() {
         envfs.run(["mount", "--writable", &named, &at]);
         std::fs::write(format!("{at}/written"), "x").unwrap();
@@ -58,7 +58,8 @@ fn what_is_used_stays_and_the_rest_goes() {
         assert_eq!(world.gc()["environments"].as_array().unwrap().len(), 3);
         envfs.run(["mount", "--writable", &named, &at]);
         assert_eq!(std::fs::read_to_string(format!("{at}/written")).unwrap(), "x");
-        envfs.run(["discard", &at]);
+        let discarded = serde_json::json!({"signature": named, "mount_point": at});
+        assert_eq!(envfs.json(["discard", &at]), discarded);
     } else {
         envfs.run(["name", "rm", "proj"]);
         world.await_unmounted();

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use envfs_store::digest::Digest;
 use envfs_store::workspace::Workspace;
+use envfs_tests::cgroup::MemoryGroup;
 use envfs_tests::channel::Channel;
 use envfs_tests::data::skip;
 use envfs_tests::mounted::{Mounted, Who, is_possible};
@@ -312,6 +313,99 @@ fn a_process_that_may_have_little_memory() {
     assert!(ways.iter().all(|count| *count > 0), "{ways:?}");
     world.built(0);
     world.envfs.assert_sound();
+}
+
+/// Where the kernel kills whoever needs a page too many, at whatever point that is: the store is whole, and nobody holds a lock.
+#[test]
+fn processes_that_may_have_little_memory_together() {
+    let world = World::new();
+    let mut ways = [0, 0];
+    let mut collected = [0, 0];
+    for kib in [
+        64,
+        128,
+        256,
+        384,
+        512,
+        768,
+        1 << 10,
+        2 << 10,
+        4 << 10,
+        8 << 10,
+        16 << 10,
+        256 << 10,
+    ] {
+        let Some(group) = MemoryGroup::new(kib << 10) else {
+            return;
+        };
+        let finished = finish(&mut group.holds(&world.build(0)));
+        let succeeded = assert_told(&finished, &[], true);
+        ways[usize::from(succeeded)] += 1;
+        world.assert_swept();
+        // A collection that is killed has lost nothing of what is kept, and the next one goes on.
+        let kept = world.built(1);
+        world.envfs.run(["pin", "add", &kept.to_string()]);
+        let free = world.built(0);
+        let mut gc = world.envfs.command();
+        gc.args(["gc", "--grace", "0"]);
+        let finished = finish(&mut group.holds(&gc));
+        let succeeded = assert_told(&finished, &[], true);
+        collected[usize::from(succeeded)] += 1;
+        world.assert_swept();
+        world.envfs.run(["gc", "--grace", "0"]);
+        let left = world.envfs.json(["ls"]);
+        let why = world.envfs.try_run(["why", &free.to_string()]);
+        assert_eq!(
+            left.as_array().unwrap().len(),
+            1,
+            "{kib} KiB: {left:#}\n{finished}\n{why}"
+        );
+    }
+    assert!(ways.iter().all(|count| *count > 0), "{ways:?}");
+    assert!(collected.iter().all(|count| *count > 0), "{collected:?}");
+}
+
+/// Server and keeper in such a group: whatever of them is killed, what is read is right or an error, and the mount can be mended.
+#[test]
+fn a_server_that_may_have_little_memory() {
+    if !is_possible() {
+        return;
+    }
+    let world = World::new();
+    let signature = world.built(0).to_string();
+    let place = world.envfs.path().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let place_text = place.to_str().unwrap();
+    let mut lived = [0, 0];
+    for kib in [512, 1 << 10, 2 << 10, 3 << 10, 4 << 10, 8 << 10, 64 << 10] {
+        let Some(group) = MemoryGroup::new(256 << 20) else {
+            return;
+        };
+        let mut mount = world.envfs.command();
+        mount.args(["mount", "--backend", "fuse", &signature, place_text]);
+        finish(&mut group.holds(&mount)).success();
+        group.limit_to(kib << 10);
+        for number in (0..SMALL_FILES).map(Some).chain([None]) {
+            let (file, expected) = match number {
+                Some(file) => (file.to_string(), noise(u32::from(file), 2000)),
+                None => ("large".to_owned(), noise(77_777, LARGE_BYTES)),
+            };
+            if let Ok(bytes) = std::fs::read(place.join("share/tool-0").join(file)) {
+                assert!(bytes == expected, "{number:?} with {kib} KiB");
+            }
+        }
+        lived[usize::from(group.count() > 0)] += 1;
+        // Outside of the group.
+        world
+            .envfs
+            .run(["mount", "--ensure", "--backend", "fuse", &signature, place_text]);
+        group.limit_to(256 << 20);
+        world.assert_serves(&place, 0);
+        world.envfs.run(["umount", place_text]);
+        world.envfs.assert_sound();
+    }
+    println!("{} died, {} served on", lived[0], lived[1]);
+    assert!(lived[1] > 0, "with enough it goes on");
 }
 
 /// A disk in a file on another one that becomes full: writes succeed, and syncs do not.

@@ -171,7 +171,7 @@ fn kernels_are_registered_listed_and_removed() {
     envfs
         .try_run(["kernel", "rm", "others"])
         .refused(1, &["no kernel `others` of ours"]);
-    envfs.run(["kernel", "rm", "team-lab-qa"]);
+    assert_eq!(envfs.json(["kernel", "rm", "team-lab-qa"])["name"], "team-lab-qa");
     assert!(!directory.exists() && others.exists());
 }
 

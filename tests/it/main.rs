@@ -10,6 +10,7 @@ mod corruption;
 mod crash;
 mod crowd;
 mod cuts;
+mod ensured;
 mod full;
 mod hostile;
 mod import;

@@ -63,7 +63,11 @@ fn a_name_is_an_environment_everywhere() {
     envfs.run(["name", "set", "proj", b]);
     assert!(!envfs.try_run(["--offline", "show", "proj"]).status.success());
     assert_eq!(envfs.json(["show", "proj:current"])["signature"], **b);
-    envfs.run(["name", "rm", "proj"]);
+    let removed = envfs.json(["name", "rm", "proj"]);
+    assert_eq!(
+        (&removed["name"], &removed["signature"]),
+        (&"proj:current".into(), &b.as_str().into())
+    );
     envfs
         .try_run(["show", "proj:current"])
         .refused(1, &["there is no name `proj:current`", "envfs name ls"]);
@@ -195,7 +199,11 @@ fn a_path_follows_a_name_and_what_runs_keeps_what_it_has() {
     assert!(!tool.exists());
     envfs.run(["name", "mount"]);
     assert_eq!(run(), "0\n0\n");
-    envfs.run(["name".as_ref(), "unlink".as_ref(), path.as_os_str()]);
+    let unlinked = envfs.json(["name".as_ref(), "unlink".as_ref(), path.as_os_str()]);
+    assert_eq!(
+        unlinked,
+        serde_json::json!({"name": "proj:current", "path": path, "shown": null})
+    );
     assert!(path.symlink_metadata().is_err());
     assert_eq!(
         envfs_tests::mounted::mounts_below(envfs.path()),

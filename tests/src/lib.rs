@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a test that skips says so loudly")]
 
 pub mod cases;
+pub mod cgroup;
 pub mod chance;
 pub mod changes;
 pub mod channel;

@@ -69,6 +69,17 @@ impl Envfs {
         self.directory.path()
     }
 
+    /// The program that is run.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Runs a copy of the program, or another version of it, from now on.
+    pub fn use_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// From now on all of it is theirs, and commands are run by them.
     pub fn give_to(&mut self, who: Who) {
         self.who = who;

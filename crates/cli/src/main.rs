@@ -5,6 +5,7 @@ mod activate;
 mod args;
 mod config;
 mod context;
+mod ensuring;
 mod error;
 mod known;
 mod lazily;

@@ -64,19 +64,19 @@ pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<Link, C
 }
 
 /// Takes the path away; what is used of it goes on.
-pub(crate) fn remove(context: &Context, path: &Path) -> Result<(), CliError> {
+pub(crate) fn remove(context: &Context, path: &Path) -> Result<Link, CliError> {
     let store = context.store()?;
     let path = absolute(path)?;
-    if !Links::of(&store).remove(&machine()?, &path)? {
-        return Err(CliError::new(format!("`{}` follows no name", path.display()))
-            .help("`envfs name links` lists those that do"));
-    }
+    let link = Links::of(&store).remove(&machine()?, &path)?.ok_or_else(|| {
+        CliError::new(format!("`{}` follows no name", path.display())).help("`envfs name links` lists those that do")
+    })?;
     let directory = Directory::beside(&path)?;
     let _alone = directory.lock()?;
     fs::remove_file(&path)
         .or_else(missing_is_fine)
         .map_err(at("remove", &path))?;
-    directory.retire(&store, Duration::ZERO)
+    directory.retire(&store, Duration::ZERO)?;
+    Ok(link)
 }
 
 /// Makes the paths show what their names stand for: those of `name`, or all.

@@ -220,6 +220,8 @@ impl<'a> Linker<'a> {
                 }
                 // On another file system, linked too often, or of another user (fs.protected_hardlinks).
                 Err(error) if is_no_link(&error) => {}
+                // A collection took the copy away before it had another name: nothing kept it yet.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(io_error("link", to)(source)),
             }
         }

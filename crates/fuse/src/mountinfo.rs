@@ -135,6 +135,22 @@ pub fn at<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
     mounts.iter().rev().find(|mount| mount.mount_point == path)
 }
 
+/// What the mount point `path` may be called in the table: as it is written, beside its parent, and where it leads. Only who asks for
+/// the last looks at the mount itself, whose server may be gone.
+///
+/// # Errors
+/// When `path` is relative and there is no current directory.
+pub(crate) fn names_of(path: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
+    let absolute = std::path::absolute(path)?;
+    let beside = match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => absolute.clone(),
+    };
+    let followed = move || path.canonicalize().ok();
+    let names = [Some(absolute), Some(beside)].into_iter();
+    Ok(names.chain(std::iter::once_with(followed)).flatten())
+}
+
 /// The mounts that `text` lists. Lines of another shape are left out.
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<MountEntry> {

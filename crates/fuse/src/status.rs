@@ -2,7 +2,7 @@
 //! and what was linked.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use envfs_store::cache::Boot;
 use envfs_store::environment;
@@ -25,7 +25,7 @@ pub enum State {
     Restarting,
     /// A server answers, but its keeper was killed: nobody would start another.
     Unguarded,
-    /// Its server is gone: only `envfs umount` is left to do.
+    /// Its server is gone: it is to be unmounted or replaced.
     Dead,
 }
 
@@ -83,6 +83,32 @@ pub fn list(store: &Store) -> Result<Vec<Status>, envfs_store::Error> {
     );
     statuses.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
     Ok(statuses)
+}
+
+/// The environment that is mounted or linked at `path`, if one is. Runs that use it there say nothing of who serves it.
+///
+/// # Errors
+/// When the leases or the mounts cannot be read.
+pub fn at(store: &Store, path: &Path) -> Result<Option<Status>, envfs_store::Error> {
+    let mounts = mountinfo::read().map_err(unreadable)?;
+    let leases = lease::list(store)?;
+    let links = linked::list(store)?;
+    let boot = boot::current().ok();
+    let find = |name: PathBuf| {
+        let served = leases
+            .iter()
+            .find(|lease| matches!(lease.kind, LeaseKind::Mount | LeaseKind::Serve) && lease.mount_point == name);
+        if let Some(lease) = served {
+            let status = of_lease(lease.clone(), &mounts);
+            return (lease.kind == LeaseKind::Mount && status.backend.is_some()).then_some(status);
+        }
+        let links = links.iter().find(|record| record.mount_point == name);
+        mountinfo::at(&mounts, &name)
+            .and_then(|mount| without_lease(store, mount))
+            .or_else(|| links.map(|record| of_links(record.clone(), boot.as_ref())))
+    };
+    let mut names = mountinfo::names_of(path).map_err(unreadable)?;
+    Ok(names.find_map(find))
 }
 
 /// An environment that must not be removed.

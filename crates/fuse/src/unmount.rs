@@ -176,16 +176,8 @@ fn find(path: &Path) -> Result<MountEntry, UnmountError> {
         }
     };
     let mounts = mountinfo::read().map_err(system("read the mounts for"))?;
-    let absolute = std::path::absolute(path).map_err(system("resolve"))?;
-    let beside = match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
-        (Some(Ok(parent)), Some(name)) => parent.join(name),
-        _ => absolute.clone(),
-    };
-    let followed = || path.canonicalize().ok();
-    [Some(absolute), Some(beside)]
-        .into_iter()
-        .chain(std::iter::once_with(followed))
-        .flatten()
+    mountinfo::names_of(path)
+        .map_err(system("resolve"))?
         .find_map(|path| mountinfo::at(&mounts, &path))
         .filter(|entry| entry.is_envfs())
         .cloned()

@@ -77,16 +77,16 @@ impl Links {
         self.ledger.lock()?.write(&key(&link.machine, &link.path), link)
     }
 
-    /// Forgets the one at `path`, and says whether there was one.
+    /// Forgets the one at `path`, and returns it, if there was one.
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn remove(&self, machine: &str, path: &Path) -> Result<bool> {
+    pub fn remove(&self, machine: &str, path: &Path) -> Result<Option<Link>> {
         let locked = self.ledger.lock()?;
         let key = key(machine, path);
-        let is_known = self.ledger.read::<Link>(&key)?.is_some();
+        let link = self.ledger.read::<Link>(&key)?;
         locked.remove(&key)?;
-        Ok(is_known)
+        Ok(link)
     }
 
     /// Those on `machine`, by path.
@@ -135,8 +135,8 @@ mod tests {
             links.on("here").unwrap(),
             [link("a", "/envs/w", "here"), link("b", "/envs/x", "here")]
         );
-        assert!(links.remove("here", Path::new("/envs/x")).unwrap());
-        assert!(!links.remove("here", Path::new("/envs/x")).unwrap());
+        assert!(links.remove("here", Path::new("/envs/x")).unwrap().is_some());
+        assert!(links.remove("here", Path::new("/envs/x")).unwrap().is_none());
         assert_eq!(links.on("there").unwrap().len(), 1);
     }
 }

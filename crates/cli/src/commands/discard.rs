@@ -1,8 +1,10 @@
 //! `envfs discard`: forget what was written into an environment.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use envfs_fuse::unmount;
+use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -19,6 +21,13 @@ pub(crate) struct DiscardArgs {
     what: String,
 }
 
+/// As `envfs mount` tells of it.
+#[derive(Serialize)]
+struct Discarded {
+    signature: String,
+    mount_point: PathBuf,
+}
+
 pub(crate) fn execute(context: &Context, args: &DiscardArgs) -> Result<ExitCode, CliError> {
     let store = context.store()?;
     let found = Found::find(&store, &args.what)?;
@@ -27,5 +36,11 @@ pub(crate) fn execute(context: &Context, args: &DiscardArgs) -> Result<ExitCode,
     }
     found.state.discard()?;
     envfs_store::writable::forget(&store, found.state.root())?;
+    if context.json {
+        context.print_json(&Discarded {
+            signature: found.record.signature.to_string(),
+            mount_point: found.record.mount_point,
+        })?;
+    }
     Ok(ExitCode::SUCCESS)
 }

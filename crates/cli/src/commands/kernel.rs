@@ -130,7 +130,7 @@ pub(crate) fn execute(context: &Context, args: &KernelArgs) -> Result<ExitCode, 
             place,
         } => install(context, environment, name.as_deref(), display_name.as_deref(), place)?,
         KernelCommand::Ls { place } => list(context, place)?,
-        KernelCommand::Rm { name, place } => remove(name, place)?,
+        KernelCommand::Rm { name, place } => remove(context, name, place)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -277,17 +277,21 @@ fn list(context: &Context, place: &Place) -> Result<(), CliError> {
     output::table(&["KERNEL", "ENVIRONMENT", "SHOWN AS", "PATH"], &[], &rows)
 }
 
-fn remove(name: &str, place: &Place) -> Result<(), CliError> {
+fn remove(context: &Context, name: &str, place: &Place) -> Result<(), CliError> {
     check_name(name)?;
     let directory = kernels(&place.directory()?).join(name);
-    if read(&directory).is_none() {
+    let Some(kernel) = read(&directory) else {
         return Err(CliError::new(format!(
             "there is no kernel `{name}` of ours in {}",
             directory.parent().unwrap_or(&directory).display()
         ))
         .help("`envfs kernel ls` lists them"));
+    };
+    fs::remove_dir_all(directory)?;
+    if context.json {
+        context.print_json(&kernel)?;
     }
-    Ok(fs::remove_dir_all(directory)?)
+    Ok(())
 }
 
 /// Letters, digits, `-`, `_` and `.`, as jupyter-client has them.

@@ -11,6 +11,7 @@ use envfs_store::lease::LeaseKind;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::ensuring::Present;
 use crate::error::CliError;
 use crate::serving::service;
 use crate::with::WithArgs;
@@ -24,6 +25,7 @@ use crate::{metadata, output, writable};
     envfs mount 3fb1c2d4 /envs/x --with httpx   with packages on top that enter no lock\n  \
     envfs mount 3fb1c2d4 /envs/x --foreground   until ^C, for service managers and containers\n  \
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \
+    envfs mount 3fb1c2d4 /envs/x --ensure       goes on if it is there, mends it if it is dead, and replaces another\n  \
     envfs mount --explain                       how it would be done here, and why not otherwise\n\n\
     Nothing is copied: the environment is as good as installed in PATH. It cannot be written to, unless --writable.\n\
     Only the backend `link`, for where nothing can be mounted, makes files.")]
@@ -38,6 +40,9 @@ pub(crate) struct MountArgs {
     with: WithArgs,
     #[command(flatten)]
     backend: BackendArgs,
+    /// Only see to it that it is there: a mount that serves it stays, one that is dead or shows another environment is replaced
+    #[arg(long, conflicts_with_all = ["foreground", "writable"])]
+    ensure: bool,
     /// Say which backend would be taken by `mount` and `run`, and why not the others
     #[arg(long)]
     explain: bool,
@@ -94,6 +99,8 @@ struct Mounted<'a> {
     signature: String,
     mount_point: &'a Path,
     backend: &'static str,
+    /// Whether it was not there before.
+    changed: bool,
 }
 
 #[derive(Serialize)]
@@ -120,47 +127,64 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     if args.writable {
         writable::check_mount()?;
     }
-    let mount_point = mount::check_mount_point(path)?;
-    let environment = args.with.environment(context, environment)?;
     let store = context.store()?;
+    let choice = args.backend.choice();
+    let present = match args.ensure {
+        true => Present::find(&store, path)?,
+        false => None,
+    };
+    let mount_point = match &present {
+        Some(present) => present.mount_point().to_owned(),
+        None => mount::check_mount_point(path)?,
+    };
+    let environment = args.with.environment(context, environment)?;
     context.claim_at(&store, &environment.signature, &mount_point)?;
     metadata::used(&store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
+    if let Some(present) = present {
+        // Not before whatever can fail of the new one has succeeded.
+        if let Some(backend) = present.stay_or_go(context, (&store, &environment.signature), choice)? {
+            tell(context, &service, backend, false)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        mount::check_mount_point(&mount_point)?;
+    }
     let options = MountOptions {
         signature: environment.signature,
         allow_other: args.allow_other,
     };
     if args.writable {
         writable::mount(&service, args.upper.as_deref())?;
-        tell(context, &service, Backend::Kernel)?;
+        tell(context, &service, Backend::Kernel, true)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let choice = args.backend.choice();
     if args.foreground {
         let mut told = Ok(());
-        let ready = |backend| told = tell(context, &service, backend);
+        let ready = |backend| told = tell(context, &service, backend, true);
         backend::mount_in_foreground(&service, &options, choice, ready)?;
         told?;
     } else {
         let log = output::open_log(args.log.as_deref())?;
         let backend = backend::mount_in_background(&service, &options, choice, log.as_ref())?;
-        tell(context, &service, backend)?;
+        tell(context, &service, backend, true)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(context: &Context, service: &Service, backend: Backend) -> Result<(), CliError> {
+fn tell(context: &Context, service: &Service, backend: Backend, is_changed: bool) -> Result<(), CliError> {
     let signature = service.signature.to_string();
     if context.json {
         return context.print_json(&Mounted {
             signature,
             mount_point: &service.mount_point,
             backend: backend.name(),
+            changed: is_changed,
         });
     }
     if !context.quiet {
         output::note(&format!(
-            "mounted {} at {} ({backend})",
+            "{} {} at {} ({backend})",
+            if is_changed { "mounted" } else { "already mounted:" },
             &signature[..16],
             service.mount_point.display()
         ));

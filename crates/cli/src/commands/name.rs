@@ -122,7 +122,12 @@ pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, Cl
                 context.note(&format!("{} follows {name}", link.path.display()));
             }
         }
-        NameCommand::Unlink { path } => stable::remove(context, path)?,
+        NameCommand::Unlink { path } => {
+            let link = stable::remove(context, path)?;
+            if context.json {
+                context.print_json(&LinkRow::from(link))?;
+            }
+        }
         NameCommand::Links => links(context)?,
         NameCommand::Mount => {
             let links = stable::follow(context, None)?;
@@ -134,7 +139,14 @@ pub(crate) fn execute(context: &Context, args: &NameArgs) -> Result<ExitCode, Cl
             let store = context.store()?;
             let expected = expected.expected(&store)?;
             let removed = Names::of(&store).remove(name, expected.as_ref());
-            removed.map_err(|error| naming::who_may(error, &store))?;
+            let removed = removed.map_err(|error| naming::who_may(error, &store))?;
+            if context.json {
+                context.print_json(&Row {
+                    name: removed.name,
+                    system: false,
+                    current: removed.current,
+                })?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

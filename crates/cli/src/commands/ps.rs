@@ -16,7 +16,8 @@ use crate::output;
 #[command(
     after_help = "STATE is `serving`; `restarting` where the server was killed and its keeper starts another; `unguarded` where the\n\
     keeper was killed; or `dead` where nobody answers any more, or where files were linked before the machine was started\n\
-    again: `envfs umount` takes such a mount away. Mounts that the kernel serves have no process.\n\
+    again: `envfs umount` takes such a mount away, `envfs mount --ensure` replaces it. Mounts that the kernel serves have no\n\
+    process.\n\
     Mounts of other stores are listed with what the kernel knows of them."
 )]
 pub(crate) struct PsArgs {}

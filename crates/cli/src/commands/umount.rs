@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use envfs_fuse::unmount;
+use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -22,7 +23,17 @@ pub(crate) struct UmountArgs {
     lazy: bool,
 }
 
+#[derive(Serialize)]
+struct Unmounted {
+    mount_point: PathBuf,
+}
+
 pub(crate) fn execute(context: &Context, args: &UmountArgs) -> Result<ExitCode, CliError> {
     unmount::unmount(&context.store()?, &args.path, args.lazy)?;
+    if context.json {
+        // It can be looked at again.
+        let mount_point = args.path.canonicalize().unwrap_or_else(|_| args.path.clone());
+        context.print_json(&Unmounted { mount_point })?;
+    }
     Ok(ExitCode::SUCCESS)
 }
