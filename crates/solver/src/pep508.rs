@@ -1,4 +1,5 @@
-//! The door to PEP 508's parser, which panics at names that do not end as names do: they are found before it sees them.
+//! The door to PEP 508's parser, which panics at names that do not end as names do, and at letters behind a marker that take more than
+//! a byte: they are found before it sees them.
 //!
 //! Knows the text of one requirement; nothing of the files that hold them.
 
@@ -22,11 +23,15 @@ pub(crate) fn parse(text: &str, directory: Option<&Path>) -> Result<Pep508, Stri
     parsed.map_err(|error| error.message.to_string())
 }
 
-/// Refuses what the parser panics at, such as `numpy_ >=1` and `requests[socks-]`: an identifier ends with a letter or digit.
+/// Refuses what the parser panics at, such as `numpy_ >=1` and `requests[socks-]`: an identifier ends with a letter or digit, and a marker
+/// has other letters than those of ASCII in its strings only.
 ///
 /// # Errors
 /// Which name it is, for a person to read.
 pub(crate) fn check(text: &str) -> Result<(), String> {
+    if let Some(letter) = text.split_once(';').and_then(|(_, marker)| foreign_letter(marker)) {
+        return Err(format!("its marker holds `{letter}` outside of a string"));
+    }
     let text = text.trim_start();
     let end = text.find(|c| !is_of_name(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
@@ -47,8 +52,26 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     }
 }
 
+/// The first letter outside of the strings of a marker that is not of ASCII.
+fn foreign_letter(marker: &str) -> Option<char> {
+    let mut quote = None;
+    marker.chars().find(|&letter| match quote {
+        Some(open) => {
+            quote = Some(open).filter(|_| letter != open);
+            false
+        }
+        None => {
+            quote = Some(letter).filter(|letter| matches!(letter, '\'' | '"'));
+            !letter.is_ascii()
+        }
+    })
+}
+
 /// Whether a document of YAML may hold a requirement that [`check`] refuses: quick, and seldom true of one that holds none.
 pub(crate) fn may_be_refused(document: &str) -> bool {
+    if !document.is_ascii() {
+        return true;
+    }
     let (mut before, mut rest) = ("", document);
     while let Some(start) = rest.find(is_of_name) {
         let (between, word) = rest.split_at(start);
@@ -121,6 +144,17 @@ mod tests {
             "-",
             "a !=3.0.*",
         ] {
+            assert_eq!(check(fine), Ok(()), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_marker_has_foreign_letters_in_strings_only() {
+        for refused in ["a; extra == 'x'\u{fffd}\u{fffd}", "a ; é", "a; extra == \"é\" ü or x"] {
+            assert!(parse(refused, None).unwrap_err().contains("outside of a string"), "{refused}");
+            assert!(may_be_refused(refused), "{refused}");
+        }
+        for fine in ["a; extra == 'é'", "a @ https://h.example/é", "a; platform_version == \"'é'\""] {
             assert_eq!(check(fine), Ok(()), "{fine}");
         }
     }
