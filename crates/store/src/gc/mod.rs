@@ -245,4 +245,4 @@ pub(crate) fn unix_s(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
