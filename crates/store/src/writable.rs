@@ -96,8 +96,11 @@ fn elsewhere(path: &Path) -> Result<Option<PathBuf>> {
     if path.extension() != Some(OsStr::new(ELSEWHERE)) {
         return Ok(None);
     }
-    let text = fs::read(path).at("read", path)?;
-    Ok(Some(PathBuf::from(OsStr::from_bytes(&text))))
+    match fs::read(path) {
+        // Taken back since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(PathBuf::from(OsStr::from_bytes(&text.at("read", path)?)))),
+    }
 }
 
 fn state(path: &Path) -> Result<Option<WritableState>> {
