@@ -15,7 +15,7 @@ const STEPS: usize = 8;
 fn a_command_that_is_killed_before_any_of_its_steps() {
     let world = World::new(None);
     let mut counts = BTreeMap::new();
-    for change in &world.changes() {
+    for change in world.changes().iter().chain([&world.migration()]) {
         for last in spread(world.count_steps(change), STEPS) {
             world.reset(change);
             let watched = Watched::below(world.store());

@@ -19,13 +19,14 @@ const BUILD: &str = "build --offline -c @channel";
 const BUILD_A: &str = "build --offline -c @channel a";
 const BUILD_B: &str = "build --offline -c @channel b";
 
-const RECIPES: [Recipe; 11] = [
+const RECIPES: [Recipe; 12] = [
     ("build", &[], "build --offline -c @channel a b"),
     (
         "build on a base",
         &[BUILD_A],
         "build --offline -c @channel --base $1 a b",
     ),
+    ("ensure", &[], "ensure --offline -c @channel a b"),
     ("name set", &[BUILD_A], "name set team/proj:qa $1"),
     (
         "promote",
@@ -53,6 +54,9 @@ const RECIPES: [Recipe; 11] = [
 /// These need a mount.
 const RECIPES_OF_ROOT: [Recipe; 1] = [("commit", &[BUILD_A, "run --writable $1 -- a"], "commit $1")];
 
+/// The work of other processes, of which a report tells what became of it.
+const MIGRATION: Recipe = ("migrate", &[], "migrate @plan --jobs 1 --report @report");
+
 /// The program, packages to build from, and a place for the store.
 pub struct World {
     envfs: Envfs,
@@ -60,6 +64,10 @@ pub struct World {
     channel: String,
     /// An environment that another installer made.
     installed: PathBuf,
+    /// A plan by which that is migrated.
+    plan: PathBuf,
+    /// What became of it.
+    report: PathBuf,
 }
 
 /// A command that changes a store.
@@ -92,10 +100,14 @@ impl World {
         let installed = envfs.path().join("installed");
         let reference = Reference::new(envfs.path());
         reference.install(&archives, &installed).unwrap();
+        let how = format!("how = \"import\"\nprefix = \"{}\"\n", installed.display());
+        envfs.write("plan.toml", &format!("tag = \"qa\"\n[environments.science]\n{how}"));
         Self {
             store,
             channel: channel.url(),
             installed,
+            plan: envfs.path().join("plan.toml"),
+            report: envfs.path().join("report"),
             envfs,
         }
     }
@@ -118,6 +130,15 @@ impl World {
             .chain(of_root)
             .map(|recipe| self.change(recipe))
             .collect()
+    }
+
+    /// The migration of an environment. What it failed at is told by its report, and not as other commands do.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn migration(&self) -> Change {
+        self.change(&MIGRATION)
     }
 
     fn change(&self, &(name, before, command): &Recipe) -> Change {
@@ -157,6 +178,8 @@ impl World {
         let word = |word: &str| match word {
             "@channel" => self.channel.clone(),
             "@installed" => self.installed.display().to_string(),
+            "@plan" => self.plan.display().to_string(),
+            "@report" => self.report.display().to_string(),
             "$1" => printed[0].trim().to_owned(),
             "$2" => printed[1].trim().to_owned(),
             word => word.to_owned(),
@@ -180,7 +203,7 @@ impl World {
         count
     }
 
-    /// Puts the store in the state that the change starts from.
+    /// Puts the store in the state that the change starts from, without a report.
     ///
     /// # Panics
     /// When it cannot be copied.
@@ -213,7 +236,9 @@ impl World {
     }
 
     fn clear(&self) {
-        envfs_store::remove_tree(&self.store).unwrap();
+        for directory in [&self.store, &self.report] {
+            envfs_store::remove_tree(directory).unwrap();
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use crate::placeholder::Placeholder;
 use crate::store::{Location, Store};
 use crate::tree::{Node, Tree};
 use crate::view::View;
-use crate::wire::Writer;
+use crate::wire::{self, Writer};
 use crate::workspace::Workspace;
 
 pub use fill::LaidOut;
@@ -192,12 +192,10 @@ impl Cache {
         // In a block of its own, behind what the kernel reads.
         let mut bytes = bytes.to_vec();
         bytes.resize(
-            bytes.len().next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES - DIGEST_BYTES,
+            bytes.len().next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES - wire::DIGEST_BYTES,
             0,
         );
-        let digest = Digest::of(&bytes);
-        bytes.extend(digest.as_bytes());
-        durable::write_evictable(workspace.path(), path, &bytes)
+        durable::write_evictable(workspace.path(), path, &wire::with_digest(bytes))
     }
 
     /// A file with the content of `node` at the prefix of `view`, its modification time, and the mode 0444 or 0555. It
@@ -333,9 +331,8 @@ pub fn content_path(node: Node<'_>) -> Result<String> {
     })
 }
 
-/// What images are a multiple of, and the digest at their ends.
+/// What images are a multiple of.
 const BLOCK_BYTES: usize = 4096;
-const DIGEST_BYTES: usize = 32;
 
 /// What the directory of a prefix holds besides: the prefix itself.
 const PREFIX_FILE: &str = "prefix";

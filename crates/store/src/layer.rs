@@ -17,7 +17,7 @@ use crate::path::EnvPath;
 use crate::placeholder::Placeholder;
 use crate::store::{Location, Secured, Store};
 use crate::trash;
-use crate::wire::{Reader, Writer};
+use crate::wire::{self, Reader, Writer};
 use crate::workspace::Workspace;
 
 /// The first bytes of every layer, with the version. A reader refuses any other.
@@ -186,10 +186,7 @@ impl Layer {
         for entry in &self.entries {
             entry.write(&mut out);
         }
-        let mut bytes = out.finish();
-        let digest = Digest::of(&bytes);
-        bytes.extend(digest.as_bytes());
-        bytes
+        wire::with_digest(out.finish())
     }
 
     /// Reads the bytes of the layer file at `path`.
@@ -198,10 +195,8 @@ impl Layer {
     /// When they are not a layer, or not the one they were.
     pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
         let corrupt = |what: &str| Error::corrupt(path, what);
-        let (content, digest) = bytes.split_last_chunk::<32>().ok_or_else(|| corrupt("it is cut off"))?;
-        if Digest::of(content) != Digest::from_bytes(*digest) {
-            return Err(corrupt("its bytes are not those that were written"));
-        }
+        let content =
+            wire::without_digest(bytes).ok_or_else(|| corrupt("its bytes are not those that were written"))?;
         let mut fields = Reader::new(content);
         if fields.array() != Some(MAGIC) {
             return Err(corrupt("it does not start as a layer does"));

@@ -51,6 +51,8 @@ pub mod digest;
 mod durable;
 pub mod environment;
 mod error;
+#[cfg(test)]
+mod examples;
 pub mod gc;
 mod host;
 pub mod index;

@@ -3,13 +3,14 @@
 //! Each holds a record of itself ([`MARKER`]), and the store the same one, by which they are listed. The one in the
 //! directory decides: without it the directory is somebody's own.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::store::Store;
 
 /// The name of the record in the directory.
@@ -41,8 +42,11 @@ impl LinkedRecord {
     /// What the directory at `path` says of itself; nothing if it is not a linked one.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
-        let text = std::fs::read(path.join(MARKER)).ok()?;
-        let record: Self = serde_json::from_slice(&text).ok()?;
+        Self::parse(path, &std::fs::read(path.join(MARKER)).ok()?)
+    }
+
+    fn parse(path: &Path, text: &[u8]) -> Option<Self> {
+        let record: Self = serde_json::from_slice(text).ok()?;
         // A copy of a linked directory is somebody's own.
         (record.mount_point == path).then_some(record)
     }
@@ -58,6 +62,14 @@ impl LinkedRecord {
         Ok(text)
     }
 
+    /// Whether its directory is there and says so, or cannot be asked now: another user's, or one on a disk with errors.
+    fn may_hold(&self) -> bool {
+        match std::fs::read(self.mount_point.join(MARKER)) {
+            Ok(text) => Self::parse(&self.mount_point, &text).as_ref() == Some(self),
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        }
+    }
+
     /// Adds it to those that `store` lists.
     ///
     /// # Errors
@@ -68,18 +80,21 @@ impl LinkedRecord {
     }
 }
 
-/// The linked directories of `store` that are still there. Forgets the others.
+/// The linked directories of `store` that are still there, or may be. Forgets the others, and records that a power cut
+/// has left unwritten: of links that were made before it nobody is sure either.
 ///
 /// # Errors
-/// When the directory cannot be listed.
+/// When the directory cannot be listed, or a record cannot be read.
 pub fn list(store: &Store) -> Result<Vec<LinkedRecord>> {
     let mut records = Vec::new();
     for path in crate::store::list(&store.path("linked"))? {
-        let known = std::fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<LinkedRecord>(&text).ok());
-        match known {
-            Some(record) if LinkedRecord::of(&record.mount_point).as_ref() == Some(&record) => records.push(record),
+        let text = match std::fs::read(&path) {
+            // Since it was listed, or another user's who closes what is new to others.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => continue,
+            text => text.at("read", &path)?,
+        };
+        match serde_json::from_slice::<LinkedRecord>(&text) {
+            Ok(record) if record.may_hold() => records.push(record),
             // Somebody else's, in a store that may only be read, stays listed nowhere.
             _ => drop(durable::remove(&path)),
         }
@@ -121,11 +136,14 @@ mod tests {
         };
         std::fs::write(mount_point.join(MARKER), record.to_json().unwrap()).unwrap();
         record.register(&store).unwrap();
-        assert_eq!(list(&store).unwrap(), [record]);
+        assert_eq!(list(&store).unwrap(), std::slice::from_ref(&record));
         let copy = directory.path().join("copy");
         std::fs::create_dir(&copy).unwrap();
         std::fs::copy(mount_point.join(MARKER), copy.join(MARKER)).unwrap();
         assert_eq!(LinkedRecord::of(&copy), None);
+        std::fs::remove_file(mount_point.join(MARKER)).unwrap();
+        std::os::unix::fs::symlink(MARKER, mount_point.join(MARKER)).unwrap();
+        assert_eq!(list(&store).unwrap(), [record], "what cannot be asked may hold");
         std::fs::remove_file(mount_point.join(MARKER)).unwrap();
         assert_eq!(list(&store).unwrap(), []);
         assert_eq!(std::fs::read_dir(store.path("linked")).unwrap().count(), 0);

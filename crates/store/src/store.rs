@@ -24,19 +24,22 @@
 //! Everything but `tmp`, `leases`, `refs`, `roots`, `trash`, `cache`, `traces`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
+mod packs;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use self::packs::PackCache;
 use crate::ballast;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
-use crate::pack::{self, PackEntry};
+use crate::pack;
 use crate::stamps::Stamps;
 use crate::trash;
 
@@ -63,19 +66,6 @@ struct Inner {
 pub struct SharedLock {
     _own: FileLock,
     _lower: Option<Box<Self>>,
-}
-
-/// What is known of the packs so far.
-#[derive(Default)]
-struct PackCache {
-    /// Packs that are open for reading.
-    open: HashMap<Digest, Arc<File>>,
-    /// Where every packed object is, once somebody had to ask.
-    index: HashMap<Digest, (Digest, PackEntry)>,
-    /// The packs that [`PackCache::index`] covers.
-    indexed: std::collections::HashSet<PathBuf>,
-    /// Packs that are not there any more, so that hints at them cost nothing.
-    gone: std::collections::HashSet<Digest>,
 }
 
 /// The content of `FORMAT`.
@@ -343,23 +333,6 @@ impl Store {
         self.reload()
     }
 
-    /// Looks at the packs again, for those that other processes have added.
-    ///
-    /// # Errors
-    /// When the packs cannot be listed.
-    pub fn refresh(&self) -> Result<()> {
-        self.index_packs(&mut self.packs())
-    }
-
-    /// Forgets all packs if one of those that are known was removed: who starts to write must not rely on it.
-    pub(crate) fn forget_removed_packs(&self) -> Result<()> {
-        if self.packs().indexed.is_empty() {
-            Ok(())
-        } else {
-            self.reload()
-        }
-    }
-
     /// Where a whole object is, or would be.
     #[must_use]
     pub fn object_path(&self, digest: &Digest) -> PathBuf {
@@ -369,15 +342,6 @@ impl Store {
     /// Where a whole object is put.
     pub(crate) fn own_object_path(&self, digest: &Digest) -> PathBuf {
         self.path(&object_name(digest))
-    }
-
-    /// How many objects are in packs.
-    ///
-    /// # Errors
-    /// When the packs cannot be listed.
-    pub(crate) fn packed_count(&self) -> Result<u64> {
-        self.refresh()?;
-        Ok(self.packs().index.len() as u64)
     }
 
     /// Where `name` is put in this store.
@@ -419,15 +383,6 @@ impl Store {
         }
     }
 
-    /// Remembers a pack that was just published.
-    pub(crate) fn add_to_index(&self, id: Digest, entries: Vec<PackEntry>) {
-        let mut packs = self.packs();
-        packs.indexed.insert(self.own_pack_path(&id));
-        for entry in entries {
-            packs.index.insert(entry.digest, (id, entry));
-        }
-    }
-
     fn initialise(&self) -> Result<()> {
         for directory in DIRECTORIES {
             durable::create_directory(&self.path(directory))?;
@@ -466,17 +421,6 @@ impl Store {
         }
     }
 
-    /// The object's bytes, if the pack still holds them there.
-    fn read_packed(&self, pack: &Digest, offset: u64, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
-        let file = self.open_pack(pack).ok()?;
-        let entry = PackEntry {
-            digest: *digest,
-            offset_bytes: offset,
-            size_bytes: u32::try_from(size_bytes).ok()?,
-        };
-        pack::read_object(&file, &entry)
-    }
-
     /// The object wherever it is: in a pack that was written since, removed and not yet unlinked, or in the store below.
     fn search(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
         if let Some(found) = self.find_packed(digest, size_bytes) {
@@ -502,30 +446,6 @@ impl Store {
             )),
             (None, None, None) => Err(self.missing("object", digest.to_string())),
         }
-    }
-
-    fn find_packed(&self, digest: &Digest, size_bytes: u64) -> Option<Vec<u8>> {
-        let (pack, entry) = self.packs().index.get(digest).copied()?;
-        self.read_packed(&pack, entry.offset_bytes, digest, size_bytes)
-    }
-
-    /// Forgets what is known of packs that were removed, and looks at those that were added.
-    pub(crate) fn reload(&self) -> Result<()> {
-        let mut packs = self.packs();
-        let is_current = packs.indexed.iter().all(|path| path.exists());
-        if !is_current {
-            packs.index.clear();
-            packs.indexed.clear();
-            // Whoever has one open reads on; a hint at it leads nowhere new.
-            packs.open.clear();
-        }
-        packs.gone.clear();
-        self.index_packs(&mut packs)
-    }
-
-    /// Forgets all that is known of packs: after one was replaced.
-    pub(crate) fn forget_packs(&self) {
-        *self.packs() = PackCache::default();
     }
 
     /// Makes sure that the object is in its place, from where a collection may have moved it.
@@ -554,61 +474,6 @@ impl Store {
             return lower.require(digest).map(drop);
         }
         Err(self.missing("object", digest.to_string()))
-    }
-
-    fn open_pack(&self, id: &Digest) -> Result<Arc<File>> {
-        let mut packs = self.packs();
-        if let Some(file) = packs.open.get(id) {
-            return Ok(Arc::clone(file));
-        }
-        if packs.gone.contains(id) {
-            return Err(self.missing("pack", id.to_string()));
-        }
-        let path = self.pack_path(id);
-        let file = match File::open(&path) {
-            Ok(file) => Arc::new(file),
-            Err(error) => {
-                if error.kind() == std::io::ErrorKind::NotFound {
-                    packs.gone.insert(*id);
-                }
-                return Err(error).at("open", &path);
-            }
-        };
-        packs.open.insert(*id, Arc::clone(&file));
-        Ok(file)
-    }
-
-    fn index_packs(&self, packs: &mut PackCache) -> Result<()> {
-        for path in list(&self.path("packs"))? {
-            if packs.indexed.contains(&path) {
-                continue;
-            }
-            let id = path
-                .file_stem()
-                .and_then(|name| name.to_str())
-                .and_then(|name| name.parse().ok());
-            if let Some(id) = id {
-                match pack::read_index(&path) {
-                    Ok(entries) => {
-                        for entry in entries {
-                            packs.index.insert(entry.digest, (id, entry));
-                        }
-                    }
-                    Err(error) if error.is_gone() => continue, // since it was listed
-                    // What cannot be told apart is not there, and is written again by who brings it; `envfs verify` says
-                    // what is wrong with the pack.
-                    Err(Error::Corrupt { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            packs.indexed.insert(path);
-        }
-        Ok(())
-    }
-
-    fn packs(&self) -> std::sync::MutexGuard<'_, PackCache> {
-        // The cache holds only what was read from immutable files, so it is right whoever panicked.
-        self.0.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::tree::NodeId;
-use crate::wire::{Reader, Writer};
+use crate::wire::{self, Reader, Writer};
 
 /// The first bytes of every trace, with the version. A reader ignores any other, so a change needs a new number.
 const MAGIC: [u8; 8] = *b"envfstr1";
@@ -150,18 +150,11 @@ impl Trace {
                 out.u64(piece.end);
             }
         }
-        let mut bytes = out.finish();
-        let digest = Digest::of(&bytes);
-        bytes.extend(digest.as_bytes());
-        bytes
+        wire::with_digest(out.finish())
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (content, digest) = bytes.split_last_chunk::<32>()?;
-        if Digest::of(content).as_bytes() != digest {
-            return None;
-        }
-        let mut fields = Reader::new(content);
+        let mut fields = Reader::new(wire::without_digest(bytes)?);
         if fields.array()? != MAGIC {
             return None;
         }

@@ -1,6 +1,8 @@
 //! Little-endian bytes with lengths before what varies: how layers, pack indexes and placeholder tables are
 //! written, and read back from files that cannot be trusted.
 
+use crate::digest::Digest;
+
 /// Appends fields.
 #[derive(Default)]
 pub(crate) struct Writer(Vec<u8>);
@@ -47,6 +49,22 @@ impl Writer {
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
+}
+
+/// How much [`with_digest`] adds.
+pub(crate) const DIGEST_BYTES: usize = 32;
+
+/// `content`, and after it its digest, by which [`without_digest`] tells that no byte is lost or changed.
+pub(crate) fn with_digest(mut content: Vec<u8>) -> Vec<u8> {
+    let digest = Digest::of(&content);
+    content.extend(digest.as_bytes());
+    content
+}
+
+/// What [`with_digest`] was given, if `bytes` still are what it made of that.
+pub(crate) fn without_digest(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, digest) = bytes.split_last_chunk::<DIGEST_BYTES>()?;
+    (Digest::of(content) == Digest::from_bytes(*digest)).then_some(content)
 }
 
 impl<'a> Reader<'a> {

@@ -62,27 +62,45 @@ pub fn forget(store: &Store, directory: &Path) -> Result<()> {
     durable::remove(&record(store, directory))
 }
 
-/// All that is kept, wherever. Forgets directories elsewhere that are gone.
+/// All that is kept, wherever it can be seen now.
 ///
 /// # Errors
 /// When something cannot be read or is damaged.
 pub fn states(store: &Store) -> Result<Vec<WritableState>> {
     let mut states = Vec::new();
     for path in list(&store.path("writable"))? {
-        let directory = if path.extension() == Some(OsStr::new(ELSEWHERE)) {
-            let elsewhere = PathBuf::from(OsStr::from_bytes(&fs::read(&path).at("read", &path)?));
-            if matches!(elsewhere.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound) {
-                // In a store that may only be read it stays.
-                drop(durable::remove(&path));
-                continue;
-            }
-            elsewhere
-        } else {
-            path
-        };
+        let directory = elsewhere(&path)?.unwrap_or(path);
         states.extend(state(&directory.join("mount.json"))?);
     }
     Ok(states)
+}
+
+/// Forgets directories elsewhere that are gone: once what is below them may be collected, what comes there later is
+/// somebody's own.
+///
+/// # Errors
+/// When something cannot be read, or the store cannot be written.
+pub(crate) fn forget_gone(store: &Store) -> Result<()> {
+    for path in list(&store.path("writable"))? {
+        if let Some(elsewhere) = elsewhere(&path)?
+            && matches!(elsewhere.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound)
+        {
+            durable::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory that the file at `path` tells of, if it is one that tells of a directory elsewhere.
+fn elsewhere(path: &Path) -> Result<Option<PathBuf>> {
+    if path.extension() != Some(OsStr::new(ELSEWHERE)) {
+        return Ok(None);
+    }
+    match fs::read(path) {
+        // Taken back since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(PathBuf::from(OsStr::from_bytes(&text.at("read", path)?)))),
+    }
 }
 
 fn state(path: &Path) -> Result<Option<WritableState>> {
@@ -137,8 +155,14 @@ mod tests {
         register(&store, &elsewhere).unwrap();
         fs::write(elsewhere.join("mount.json"), "{").unwrap();
         assert!(states(&store).unwrap_err().to_string().contains("elsewhere/mount.json"));
-        fs::remove_dir_all(&elsewhere).unwrap();
+        let away = directory.path().join("away");
+        fs::rename(&elsewhere, &away).unwrap();
         assert_eq!(states(&store).unwrap(), std::slice::from_ref(&own));
+        state(&away, b"other");
+        fs::rename(&away, &elsewhere).unwrap();
+        assert_eq!(states(&store).unwrap().len(), 2, "looking forgets nothing");
+        fs::remove_dir_all(&elsewhere).unwrap();
+        forget_gone(&store).unwrap();
         // Once it is forgotten, what comes there later is somebody's own.
         state(&elsewhere, b"other");
         assert_eq!(states(&store).unwrap(), [own]);

@@ -13,7 +13,7 @@ use crate::stamps::Checks;
 use crate::store::Location;
 use crate::tree::{NodeId, NodeKind, Tree};
 use crate::view::View;
-use crate::wire::{Reader, Writer};
+use crate::wire::{self, Reader, Writer};
 use crate::workspace::Workspace;
 
 /// Part of the name of the list of a tree's files that look different at each prefix: another form of it, or of what is
@@ -41,9 +41,8 @@ impl Cache {
             return None;
         }
         let bytes = fs::read(self.image_path(name, LAID_OUT_SALT)).ok()?;
-        let (bytes, digest) = bytes.split_last_chunk::<32>()?;
-        let mut fields = Reader::new(bytes);
-        let count = fields.u32().filter(|_| Digest::of(bytes).as_bytes() == digest)?;
+        let mut fields = Reader::new(wire::without_digest(&bytes)?);
+        let count = fields.u32()?;
         (0..count).map(|_| fields.u32().map(NodeId)).collect()
     }
 
@@ -90,10 +89,7 @@ impl Cache {
             list.count(laid.patched.len());
             laid.patched.iter().for_each(|id| list.u32(id.0));
             let path = self.image_path(name, LAID_OUT_SALT);
-            let mut bytes = list.finish();
-            let digest = Digest::of(&bytes);
-            bytes.extend(digest.as_bytes());
-            durable::write_evictable(workspace.path(), &path, &bytes)?;
+            durable::write_evictable(workspace.path(), &path, &wire::with_digest(list.finish()))?;
         }
         Ok(laid)
     }

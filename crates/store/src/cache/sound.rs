@@ -14,6 +14,7 @@ use crate::error::{IoContext as _, Result};
 use crate::store::{Location, ObjectBytes, Store, list};
 use crate::tree::{NodeId, Tree};
 use crate::view::View;
+use crate::wire;
 use crate::workspace::Workspace;
 
 /// A copy that is there and known.
@@ -41,9 +42,7 @@ impl Copy {
         match &self.source {
             Source::Object(digest, _) | Source::Bytes(digest) => Digest::of(&bytes) == *digest,
             Source::Patched(..) => self.content(store).is_none_or(|content| content == bytes),
-            Source::Sealed => bytes
-                .split_last_chunk::<32>()
-                .is_some_and(|(content, digest)| Digest::of(content).as_bytes() == digest),
+            Source::Sealed => wire::without_digest(&bytes).is_some(),
         }
     }
 
@@ -174,19 +173,22 @@ impl Cache {
             return Ok(());
         }
         let anywhere = |tree: &Arc<Tree>| View::new(&self.store, Arc::clone(tree), Path::new("/")).ok();
+        // Most look alike at all prefixes, and are in several trees.
+        let mut dated = BTreeMap::new();
         for view in trees.iter().filter_map(anywhere).chain(views.iter().cloned()) {
             for node in view.tree().files(false) {
                 let node = node?;
                 let path = self.dated_path(&view, node)?;
-                if path.exists() {
+                if !dated.contains_key(&path) && path.exists() {
                     let source = match node.has_placeholder() {
                         true => Source::Patched(view.clone(), node.id()),
                         false => Source::Bytes(node.digest()),
                     };
-                    copies.push(Copy { path, source });
+                    dated.insert(path, source);
                 }
             }
         }
+        copies.extend(dated.into_iter().map(|(path, source)| Copy { path, source }));
         Ok(())
     }
 }

@@ -38,6 +38,7 @@ use crate::error::Result;
 use crate::store::Store;
 use crate::trash;
 use crate::workspace::Workspace;
+use crate::writable;
 use choose::{Candidate, Limits, Sizes};
 use inventory::{Holding, Inventory};
 use mark::Live;
@@ -124,6 +125,7 @@ fn collect_once(store: &Store, options: &Options, machine: &dyn Machine) -> Resu
     let started = SystemTime::now();
     if !options.dry_run {
         trash::unlink_sealed(store.root())?;
+        writable::forget_gone(store)?;
     }
     let mut sweep = Sweep::new(store, &workspace, started, options);
     let environments = load_all(store)?;
@@ -245,4 +247,4 @@ pub(crate) fn unix_s(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -1,23 +1,21 @@
-//! Collections of small stores, alone and beside others who write and read.
+//! Collections of small stores.
+
+mod beside;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use super::*;
 use crate::digest::Sha256;
-use crate::environment::{Package, PackageKind};
 use crate::error::Error;
+use crate::examples::{ALIKE_FROM, bring, build, files_of, signature_of};
 use crate::ingest::Ingest;
-use crate::layer::{Entry, EntryKind, FileEntry, Layer};
+use crate::layer::{EntryKind, Layer};
 use crate::lease::{self, Claim};
 use crate::names::{Author, Names};
-use crate::path::EnvPath;
 use crate::roots::{Owner, Pin, Roots};
 use crate::store::list;
-use crate::tree::merge::{Leaf, Merge};
 use crate::view::View;
 
 /// A machine on which nothing is mounted but what leases say.
@@ -81,116 +79,6 @@ fn what_is_made_again_goes_with_what_it_belongs_to() {
 
 fn gc(store: &Store) -> Collected {
     collect(store, &NOW, &Nowhere(store)).unwrap()
-}
-
-/// From here on most of the small files of packages whose numbers are alike are the same.
-const ALIKE_FROM: u32 = 500;
-
-/// A package: small files and a large one, some of them the same in packages whose numbers are alike.
-pub(crate) fn files_of(package: u32) -> Vec<(String, Vec<u8>)> {
-    let (same, words) = if package < ALIKE_FROM { (5, 40) } else { (15, 400) };
-    let mut files: Vec<_> = (0..20)
-        .map(|file| {
-            let shared = if file < same { package / 2 } else { package + 1000 };
-            (
-                format!("lib/p{package}/f{file}"),
-                format!("{shared} {file} ").repeat(words).into_bytes(),
-            )
-        })
-        .collect();
-    files.push((
-        format!("lib/p{package}/large"),
-        format!("{:08}", package / 2).repeat(20_000).into_bytes(),
-    ));
-    files
-}
-
-/// Brings a package as a build does it: what is there is used.
-pub(crate) fn bring(store: &Store, workspace: &Workspace, package: u32) -> Result<Layer> {
-    let archive = Sha256::from_bytes(*Digest::of(&package.to_le_bytes()).as_bytes());
-    let _making = store.reserve(&format!("layer-{archive}"))?;
-    if let Some(layer) = store.layer(&archive)? {
-        return Ok(layer);
-    }
-    let mut ingest = Ingest::new(store, workspace)?;
-    let mut entries = Vec::new();
-    for (path, bytes) in files_of(package) {
-        let stored = ingest.add_bytes(&bytes)?;
-        entries.push(Entry {
-            path: EnvPath::parse(path.as_bytes()).unwrap(),
-            mtime_s: 1_700_000_000,
-            kind: EntryKind::File(FileEntry {
-                digest: stored.digest,
-                sha256: None,
-                size_bytes: stored.size_bytes,
-                executable: false,
-                placeholder: None,
-            }),
-        });
-    }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    ingest.publish()?;
-    let layer = Layer {
-        archive,
-        info: BTreeMap::new(),
-        patched_mtime_s: 0,
-        entries,
-    };
-    layer.publish(store, workspace)?;
-    Ok(layer)
-}
-
-pub(crate) fn signature_of(packages: &[u32]) -> Digest {
-    Digest::of(format!("{packages:?}").as_bytes())
-}
-
-/// Builds an environment of packages, which inherits from another that is there.
-pub(crate) fn build(store: &Store, packages: &[u32], base: Option<&Environment>) -> Result<Environment> {
-    let signature = signature_of(packages);
-    if let Some(found) = environment::get(store, &signature)? {
-        return Ok(found);
-    }
-    let workspace = Workspace::create(store)?;
-    let layers = packages
-        .iter()
-        .map(|package| bring(store, &workspace, *package))
-        .collect::<Result<Vec<_>>>()?;
-    let base_tree = base.map(|base| store.tree(&base.tree)).transpose()?;
-    let mut merge = match &base_tree {
-        Some(tree) => Merge::from_tree(tree)?,
-        None => Merge::new(),
-    };
-    let mut record = Environment::new(signature, "linux-64".into(), Digest::of(b""));
-    for (package, layer) in packages.iter().zip(&layers) {
-        let owner = merge.package(&format!("p{package}-1-0"));
-        for entry in &layer.entries {
-            if let EntryKind::File(file) = &entry.kind {
-                let leaf = Leaf::File {
-                    digest: file.digest,
-                    size_bytes: file.size_bytes,
-                    mtime_s: entry.mtime_s,
-                    executable: false,
-                    placeholder: None,
-                };
-                merge.add(Some(owner), &entry.path, leaf);
-            }
-        }
-        record.packages.push(Package {
-            kind: PackageKind::Conda,
-            name: format!("p{package}"),
-            version: "1".into(),
-            build: "0".into(),
-            subdir: "linux-64".into(),
-            url: "file:///p".into(),
-            sha256: layer.archive,
-            size_bytes: 1,
-        });
-    }
-    let pair = base.zip(base_tree.as_ref()).map(|(base, tree)| (base.tree, tree));
-    record.tree = merge.write(store, &workspace, pair)?.digest;
-    record.base = base.map(|base| base.signature);
-    record.publish(store, &workspace)?;
-    Ok(record)
 }
 
 /// Reads every file of an environment, and says how many there were.
@@ -559,140 +447,4 @@ fn nothing_is_collected_when_nobody_knows_what_is_kept() {
     let error = collect(&store, &NOW, &Nowhere(&store)).unwrap_err();
     assert!(error.to_string().contains("refs/proj:x"), "{error}");
     assert_eq!(contents(&store), before);
-}
-
-/// How long the load lasts where nothing else is said, in rounds of each writer; and the variable that gives seconds.
-const ROUNDS: u64 = 30;
-const SECONDS_VARIABLE: &str = "ENVFS_TEST_GC_SECONDS";
-
-#[test]
-fn collections_beside_builds_and_reads() {
-    const WRITERS: u64 = 3;
-    const READERS: u64 = 2;
-    let (_directory, store) = store();
-    let seconds: Option<u64> = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    let started = Instant::now();
-    let is_over = |rounds: u64| match seconds {
-        Some(seconds) => started.elapsed() > Duration::from_secs(seconds),
-        None => rounds >= ROUNDS,
-    };
-    let (writing, built, read, collections) = (
-        AtomicU64::new(WRITERS),
-        AtomicU64::new(0),
-        AtomicU64::new(0),
-        AtomicU64::new(0),
-    );
-    std::thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let (writing, built) = (&writing, &built);
-            let root = store.root();
-            scope.spawn(move || {
-                let _writing = Writing(writing);
-                let mut random = 0x9e37_79b9_7f4a_7c15 ^ (writer + 1);
-                let mut rounds = 0;
-                while !is_over(rounds) {
-                    // As if it were another process.
-                    let store = Store::open(root).unwrap();
-                    let first = next(&mut random, 8);
-                    let packages = [first, first + 1, 20 + next(&mut random, 6)];
-                    let base =
-                        (next(&mut random, 2) == 0).then(|| build(&store, &[40 + next(&mut random, 2)], None).unwrap());
-                    // As `build --base` does: what it inherits from is claimed.
-                    let claim = base.as_ref().map(|base| Claim::take(&store, &base.signature));
-                    let base = base.filter(|_| matches!(claim, Some(Ok(_))));
-                    let environment = build(&store, &packages, base.as_ref()).unwrap();
-                    let owner = format!("w:{writer}");
-                    if next(&mut random, 3) == 0 {
-                        disown(&store, &owner);
-                    }
-                    // It may be gone again already, but not in between.
-                    let kept = Roots::of(&store).add(&owner.parse().unwrap(), &[environment.signature], 1);
-                    if kept.is_ok() {
-                        // It may have been built again, by who knew another base.
-                        let environment = environment::load(&store, &environment.signature).unwrap();
-                        assert_eq!(read_all(&store, &environment).unwrap() % 21, 0);
-                    }
-                    built.fetch_add(1, Ordering::Relaxed);
-                    rounds += 1;
-                }
-            });
-        }
-        for reader in 0..READERS {
-            let (writing, read) = (&writing, &read);
-            let root = store.root();
-            scope.spawn(move || {
-                let mut random = 77 + reader;
-                let store = Store::open(root).unwrap();
-                while writing.load(Ordering::Relaxed) > 0 {
-                    let signatures = environment::own_signatures(&store).unwrap();
-                    let Some(signature) = signatures.get(next(&mut random, 100) as usize % signatures.len().max(1))
-                    else {
-                        continue;
-                    };
-                    // What is claimed stays; what is gone before cannot be claimed.
-                    let Ok((environment, claim)) = Claim::take(&store, signature) else {
-                        continue;
-                    };
-                    assert_eq!(read_all(&store, &environment).unwrap() % 21, 0);
-                    drop(claim);
-                    read.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        scope.spawn(|| {
-            let store = Store::open(store.root()).unwrap();
-            while writing.load(Ordering::Relaxed) > 0 {
-                gc(&store);
-                collections.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    });
-    println!(
-        "{} builds, {} reads, {} collections in {:?}",
-        built.into_inner(),
-        read.into_inner(),
-        collections.into_inner(),
-        started.elapsed()
-    );
-    gc(&store);
-    assert_sound(&store);
-    let kept: BTreeSet<Digest> = Roots::of(&store)
-        .owners()
-        .unwrap()
-        .into_iter()
-        .flat_map(|owned| owned.environments.into_keys())
-        .collect();
-    let environments = load_all(&store).unwrap();
-    for signature in &kept {
-        assert!(environments.contains_key(signature));
-    }
-    for environment in environments.values() {
-        assert_eq!(read_all(&store, environment).unwrap() % 21, 0);
-        let is_base = environments
-            .values()
-            .any(|other| other.base == Some(environment.signature));
-        assert!(kept.contains(&environment.signature) || is_base);
-    }
-    for writer in 0..WRITERS {
-        disown(&store, &format!("w:{writer}"));
-    }
-    gc(&store);
-    assert_eq!(contents(&store), BTreeSet::new(), "something leaked");
-}
-
-/// Counts a writer out, also if it fails: the others wait for that.
-struct Writing<'a>(&'a AtomicU64);
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A number below `end`, by xorshift.
-fn next(state: &mut u64, end: u64) -> u32 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    u32::try_from((*state >> 32) % end).unwrap()
 }

@@ -342,12 +342,12 @@ impl<'a> Mender<'a> {
             let place = self.store.own_pack_path(&sealed.id);
             sealed.draft.publish(&place)?;
             durable::sync_directory(parent(&place))?;
-            rest = Some(sealed.id).filter(|rest| *rest != id);
             if sealed.id == id {
-                // Only what is between its objects was wrong: it was replaced.
+                // It could not be read a moment ago, and can be now: it was replaced by itself, and must not go.
                 self.store.forget_packs();
                 return Ok(Some(path.to_owned()));
             }
+            rest = Some(sealed.id);
         }
         let taken = self.take(path)?;
         self.store.forget_packs();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::answers::Answer;
 use crate::environment::{self, Environment};
-use crate::gc::tests::{bring, build, files_of, signature_of};
+use crate::examples::{bring, build, files_of, signature_of};
 use crate::links::{Link, Links};
 use crate::names::{Author, Names};
 use crate::roots::{Pin, Roots};
