@@ -159,6 +159,8 @@ impl<'a> Residents<'a> {
                 Mounted::with(&world.envfs, &signature_digest, &at, world.who, &options),
                 numbers,
             ));
+            // What nothing refers to is not missed when it is lost.
+            world.envfs.run(["pin", "add", &signature, "--reason", "resident"]);
             signatures.insert(signature);
         }
         Self {
@@ -316,6 +318,9 @@ impl<'a> Residents<'a> {
     fn end(self) {
         for (mounted, _) in self.mounted {
             mounted.unmount();
+        }
+        for signature in &self.signatures {
+            self.world.envfs.run(["pin", "rm", signature]);
         }
         assert_no_process_of(self.world.envfs.path());
         self.world.gc();

@@ -7,11 +7,13 @@ use super::{Checked, Finding, Kind};
 use crate::digest::{Digest, Sha256};
 use crate::environment::{self, Environment};
 use crate::error::{Error, Result};
+use crate::linked;
 use crate::names::Names;
 use crate::pack::PackEntry;
 use crate::roots::Roots;
 use crate::store::{Location, Store, list};
 use crate::tree::Tree;
+use crate::writable;
 
 /// What the environments of a store refer to.
 #[derive(Default)]
@@ -251,6 +253,17 @@ fn check_roots(store: &Store, checked: &mut Checked) -> Result<()> {
         for signature in roots.needs_of(&owner).ok().flatten().unwrap_or_default().keys() {
             require(signature, format!("{owner} needs it"));
         }
+    }
+    for record in linked::list(store)? {
+        let mount_point = record.mount_point.display();
+        require(&record.signature, format!("it is linked into `{mount_point}`"));
+    }
+    for state in writable::states(store)? {
+        let mount_point = state.mount_point.display();
+        require(
+            &state.signature,
+            format!("what was written at `{mount_point}` stands on it"),
+        );
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::answers::Answer;
 use crate::environment::{self, Environment};
 use crate::examples::{bring, build, files_of, signature_of};
+use crate::linked::{self, LinkedRecord};
 use crate::links::{Link, Links};
 use crate::names::{Author, Names};
 use crate::roots::{Pin, Roots};
@@ -417,6 +418,48 @@ fn a_copy_that_says_something_else_is_found_and_made_anew() {
     };
     assert!(store.repair(&nowhere).unwrap().is_whole());
     assert_eq!([path, copy].map(|path| fs::read(path).unwrap()), [now.clone(), now]);
+}
+
+#[test]
+fn an_environment_that_is_linked_somewhere_is_missed_and_comes_back() {
+    let directory = quick_directory();
+    let (root, place) = (directory.path().join("store"), directory.path().join("linked"));
+    let store = sample(&root);
+    let donor = tempfile::tempdir().unwrap();
+    write(donor.path(), &files(&root));
+    // Nothing else refers to it.
+    let signature = signature_of(ENVIRONMENTS[1]);
+    let Some(environment) = environment::get(&store, &signature).unwrap() else {
+        panic!("the sample has none");
+    };
+    let record = LinkedRecord {
+        store: root.clone(),
+        signature,
+        tree: environment.tree,
+        mount_point: place.clone(),
+        boot: "1".into(),
+        uid: 0,
+        started_unix_s: 1,
+    };
+    fs::create_dir(&place).unwrap();
+    fs::write(place.join(linked::MARKER), record.to_json().unwrap()).unwrap();
+    record.register(&store).unwrap();
+    let lost = environment::own_path(&store, &signature);
+    let whole = fs::read(&lost).unwrap();
+    fs::remove_file(&lost).unwrap();
+    let found = store.verify().unwrap().findings;
+    assert!(
+        found
+            .iter()
+            .any(|finding| finding.path == lost && finding.message.contains("linked into")),
+        "{found:?}"
+    );
+    let from_donor = Repair {
+        donors: &[Store::open(donor.path()).unwrap()],
+        rebuild: None,
+    };
+    assert!(store.repair(&from_donor).unwrap().is_whole());
+    assert_eq!(fs::read(&lost).unwrap(), whole);
 }
 
 #[test]
