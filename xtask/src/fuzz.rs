@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// How long each.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Where chance begins [default: by chance].
+    #[arg(long)]
+    seed: Option<u32>,
     /// Keep of all that was found what runs other code, as few and as short inputs as do, in fuzz/corpus.
     #[arg(long)]
     keep: bool,
@@ -43,9 +46,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What every run of the checks does.
+    /// What every run of the checks does: the same each time, so that what it finds is due to what was changed.
     pub(crate) const SHORT: Self = Self {
         seconds: 60,
+        seed: Some(1),
         keep: false,
         targets: Vec::new(),
     };
@@ -70,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     targets.retain(|name| options.targets.is_empty() || options.targets.contains(name));
     for_each(&targets, |name| {
-        let output = sh::output(&mut engine.fuzz(name, options.seconds)?)?;
+        let output = sh::output(&mut engine.fuzz(name, options)?)?;
         sh::say(&format!("{name}: {}", last_line(&output.stderr)));
         Ok(())
     })?;
@@ -145,12 +149,13 @@ impl Engine {
         Ok(names)
     }
 
-    fn fuzz(&self, name: &str, seconds: u64) -> Result<Command> {
+    fn fuzz(&self, name: &str, options: &Options) -> Result<Command> {
         let [found, seeds, kept] = self.inputs(name);
         fs::create_dir_all(&found)?;
         let mut command = self.command(name);
         command
-            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_total_time={}", options.seconds))
+            .args(options.seed.map(|seed| format!("-seed={seed}")))
             .arg(format!("-max_len={MAX_INPUT_BYTES}"))
             .arg(format!("-artifact_prefix={}/{name}-", self.directory.display()));
         command

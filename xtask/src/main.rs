@@ -14,6 +14,7 @@ mod crates;
 mod demo;
 mod envfs;
 mod fuzz;
+mod long;
 mod posix;
 mod power_cuts;
 mod sh;
@@ -49,6 +50,8 @@ enum Task {
     Test,
     /// Cut the power under a store again and again, and look that nothing is lost (root).
     PowerCuts(power_cuts::Options),
+    /// Run tests in their long form, which takes from minutes to hours.
+    Long(long::Options),
     /// Build, mount, run, collect, kill and damage for long, and look that nothing is missing, wrong or left over (root).
     Soak(soak::Options),
     /// Check the rules of this house that no other tool checks.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Demo { local_channel } => demo::run(local_channel),
         Task::Test => test::run(),
         Task::PowerCuts(options) => power_cuts::run(&options),
+        Task::Long(options) => long::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Tidy => tidy::run(),
         Task::Supply(options) => supply::run(&options),

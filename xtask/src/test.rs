@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -114,9 +114,7 @@ fn run_tests(installers: Option<&[PathBuf; 2]>) -> Result<()> {
         "--",
         "--show-output",
     ]);
-    if let Some([uv, py_rattler]) = installers {
-        tests.env("ENVFS_UV", uv).env("ENVFS_TEST_PY_RATTLER", py_rattler);
-    }
+    lend_installers(&mut tests, installers);
     let name = sh::shown(&tests);
     let mut child = tests
         .stdout(Stdio::piped())
@@ -136,6 +134,13 @@ fn run_tests(installers: Option<&[PathBuf; 2]>) -> Result<()> {
         bail!("`{name}` ended with {status}");
     }
     Ok(())
+}
+
+/// Lets tests use the installers of others, if they are here.
+pub(crate) fn lend_installers(tests: &mut Command, installers: Option<&[PathBuf; 2]>) {
+    if let Some([uv, py_rattler]) = installers {
+        tests.env("ENVFS_UV", uv).env("ENVFS_TEST_PY_RATTLER", py_rattler);
+    }
 }
 
 /// Hides what passing tests printed, but for the skips.

@@ -176,8 +176,7 @@ pub(super) fn candidates() -> [Candidate; 16] {
         candidate(
             USER,
             "What an ordinary user has: mounts by fusermount3 (with `allow_other`, because root measures), runs in namespaces; with a copy of \
-             the store that is the user's own. Commands start as the user 65534 (to repeat one: `setpriv --reuid 65534 --regid 65534 \
-             --clear-groups COMMAND`, which then counts as well).",
+             the store that is the user's own. Commands start by setpriv(1), whose own start counts.",
             product::user,
         ),
         candidate(

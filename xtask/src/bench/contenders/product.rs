@@ -1,6 +1,5 @@
 //! envfs, by each of its backends. A backend that its command refuses does not take part.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -137,9 +136,11 @@ impl Product {
         let Some(envfs) = &self.as_user else {
             return world.envfs.command([name]);
         };
-        let mut command = envfs.command([name]);
-        // Not by setpriv(1), whose own start would count.
-        command.uid(USER_ID).gid(USER_ID);
+        let plain = envfs.command([name]);
+        let mut command = sh::command("setpriv");
+        let id = USER_ID.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]);
+        command.arg(plain.get_program()).args(plain.get_args());
         for variable in ["PYTHONDONTWRITEBYTECODE", "ENVFS_STORE", "HOME", "XDG_RUNTIME_DIR"] {
             command.env_remove(variable);
         }
