@@ -295,8 +295,14 @@ impl<'a> Mender<'a> {
                 continue;
             }
             let is_whole = content::verify_bytes(&self.store.tree_path(&found.tree), &found.tree).is_ok();
-            if !is_whole && !self.tree(&found.tree, donors)? {
-                continue;
+            match self.store.tree(&found.tree) {
+                // What only this record refers to was not missed without it.
+                Ok(tree) if is_whole => {
+                    let files = tree.files(true).flatten();
+                    self.missing(files.map(|node| (node.digest(), node.stored_bytes())), donors)?;
+                }
+                _ if self.tree(&found.tree, donors)? => {}
+                _ => continue,
             }
             for layer in super::references::layers_of(&found) {
                 if !self.store.has_layer(&layer) {

@@ -9,11 +9,14 @@ use super::*;
 use crate::answers::Answer;
 use crate::environment::{self, Environment};
 use crate::examples::{bring, build, files_of, signature_of};
+use crate::ingest::Ingest;
 use crate::linked::{self, LinkedRecord};
 use crate::links::{Link, Links};
 use crate::names::{Author, Names};
+use crate::path::EnvPath;
 use crate::roots::{Pin, Roots};
 use crate::trace::Trace;
+use crate::tree::merge::{Leaf, Merge};
 use crate::view::View;
 use crate::workspace::Workspace;
 
@@ -418,6 +421,48 @@ fn a_copy_that_says_something_else_is_found_and_made_anew() {
     };
     assert!(store.repair(&nowhere).unwrap().is_whole());
     assert_eq!([path, copy].map(|path| fs::read(path).unwrap()), [now.clone(), now]);
+}
+
+#[test]
+fn what_only_a_damaged_record_refers_to_comes_back_with_it() {
+    let directory = quick_directory();
+    let store = sample(directory.path());
+    // A file of the environment alone, as its history is, and a pack of that file alone.
+    let workspace = Workspace::create(&store).unwrap();
+    let mut ingest = Ingest::new(&store, &workspace).unwrap();
+    let before = files(directory.path());
+    let own = ingest.add_bytes(b"of this environment alone").unwrap();
+    ingest.publish().unwrap();
+    let after = files(directory.path());
+    let pack = after.keys().find(|path| !before.contains_key(*path)).unwrap();
+    let mut record = environment::load(&store, &signature_of(ENVIRONMENTS[2])).unwrap();
+    let mut merge = Merge::from_tree(&store.tree(&record.tree).unwrap()).unwrap();
+    let leaf = Leaf::File {
+        digest: own.digest,
+        size_bytes: own.size_bytes,
+        mtime_s: 1,
+        executable: false,
+        placeholder: None,
+    };
+    merge.add(None, &EnvPath::parse(b"conda-meta/history").unwrap(), leaf);
+    record.signature = Digest::of(b"another");
+    record.tree = merge.write(&store, &workspace, None).unwrap().digest;
+    record.publish(&store, &workspace).unwrap();
+    let donor = tempfile::tempdir().unwrap();
+    write(donor.path(), &files(directory.path()));
+    let path = environment::own_path(&store, &record.signature);
+    let whole = fs::read(&path).unwrap();
+    let inside = path.strip_prefix(directory.path()).unwrap();
+    damage(directory.path(), inside, &Harm::Cut(100));
+    fs::remove_file(directory.path().join(pack)).unwrap();
+    let from_donor = Repair {
+        donors: &[Store::open(donor.path()).unwrap()],
+        rebuild: None,
+    };
+    let repaired = store.repair(&from_donor).unwrap();
+    assert!(repaired.is_whole(), "{:?}", repaired.mended);
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    assert_eq!(store.verify().unwrap().findings, []);
 }
 
 #[test]
