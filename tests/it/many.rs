@@ -84,8 +84,9 @@ fn mount_many(backend: &str) {
     }
     drop(mounts);
     assert_eq!(mounts_below(envfs.path()), Vec::<PathBuf>::new());
-    assert_eq!(leases(&envfs.store()), 0);
+    // On a busy machine servers may still be on their way out, with their leases.
     assert_no_process_of(envfs.path());
+    assert_eq!(leases(&envfs.store()), 0);
 }
 
 fn mount(envfs: &Envfs, backend: &str, signature: &Digest, place: &PathBuf) {
