@@ -1,6 +1,5 @@
 //! Many commands at once: none fails, and none leaves anything behind.
 
-use std::io::BufRead;
 use std::process::Stdio;
 
 use envfs_store::digest::Digest;
@@ -8,7 +7,7 @@ use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
 use envfs_tests::mounted::{Who, is_possible, leases, mounts_below, processes_of};
 use envfs_tests::package::{Format, Package};
-use envfs_tests::program::Envfs;
+use envfs_tests::program::{Envfs, first_line};
 use envfs_tests::user;
 
 /// How many commands run at once, in so many environments.
@@ -99,13 +98,9 @@ fn commands_that_fail_or_are_killed_leave_nothing() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = String::new();
-    std::io::BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut told)
-        .unwrap();
+    let sleeping = first_line(&mut child).parse().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let sleeping = told.trim().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sleeping), nix::sys::signal::Signal::SIGKILL).unwrap();
     assert_nothing_left(&envfs);
 }

@@ -13,7 +13,7 @@ use crate::chance::below;
 use crate::channel::Channel;
 use crate::mounted::{Who, mounts_below, processes_of};
 use crate::package::{Format, Package};
-use crate::program::{Envfs, Finished, files_below, finish};
+use crate::program::{Envfs, Finished, files_below, finish, first_line};
 use crate::user;
 
 /// How many packages there are to build from.
@@ -349,7 +349,6 @@ impl<'a> Worker<'a> {
 /// When it cannot be started.
 #[must_use]
 pub fn sleeping(envfs: &Envfs, signature: &str) -> Child {
-    use std::io::BufRead;
     let mut command = envfs.command();
     let mut child = command
         .args(["run", signature, "--", "sh", "-c", "echo ready; read x"])
@@ -357,10 +356,6 @@ pub fn sleeping(envfs: &Envfs, signature: &str) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = String::new();
-    std::io::BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut told)
-        .unwrap();
-    assert_eq!(told.trim(), "ready");
+    assert_eq!(first_line(&mut child), "ready");
     child
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -289,4 +290,16 @@ pub fn files_below(directory: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// The first line that a program says whose output is piped.
+///
+/// # Panics
+/// When it says nothing.
+#[must_use]
+pub fn first_line(child: &mut Child) -> String {
+    let mut told = String::new();
+    let output = child.stdout.as_mut().unwrap();
+    BufReader::new(output).read_line(&mut told).unwrap();
+    told.trim().to_owned()
 }

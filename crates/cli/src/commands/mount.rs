@@ -127,10 +127,9 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     if args.writable {
         writable::check_mount()?;
     }
-    let store = context.store()?;
     let choice = args.backend.choice();
     let present = match args.ensure {
-        true => Present::find(&store, path)?,
+        true => Present::find(&context.store()?, path)?,
         false => None,
     };
     let mount_point = match &present {
@@ -138,6 +137,7 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         None => mount::check_mount_point(path)?,
     };
     let environment = args.with.environment(context, environment)?;
+    let store = context.store()?;
     context.claim_at(&store, &environment.signature, &mount_point)?;
     metadata::used(&store, &environment);
     let service = service(&store, &environment, &mount_point, LeaseKind::Mount)?;
