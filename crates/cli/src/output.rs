@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use envfs_solver::write_document;
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -18,8 +19,13 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), CliError> {
 /// Prints a line of a result.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            // Whoever read our output has seen enough.
+            io::ErrorKind::BrokenPipe => CliError::silent(0),
+            _ => CliError::new("cannot write to standard output").because(error.to_string()),
+        })
 }
 
 /// Tells the person at the terminal something.
@@ -36,15 +42,15 @@ pub(crate) fn open_log(path: Option<&Path>) -> Result<Option<File>, CliError> {
         .map_err(|error| CliError::new(format!("cannot write the log `{}`", path.display())).because(error.to_string()))
 }
 
+/// Whether what is written to `path` is meant for standard output.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let failed =
-        |error: io::Error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string());
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let mut file = File::create(&draft).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)
+    write_document(path, bytes)
+        .map_err(|error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string()))
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell; the columns named in `right` are aligned right.

@@ -11,6 +11,7 @@ mod bytecode;
 mod canonical;
 mod channel;
 mod direct_url;
+mod document;
 mod export;
 mod fetch;
 #[doc(hidden)]
@@ -51,6 +52,7 @@ pub use builder::{BuildSandbox, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
+pub use document::write_document;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use import::{

@@ -37,7 +37,7 @@ pub(crate) struct ExportArgs {
     /// Which environment of a lock file that holds several
     #[arg(long = "environment", id = "environment-name", value_name = "NAME")]
     name: Option<String>,
-    /// Where to write it [default: standard output]
+    /// Where to write it; `-` is standard output, the default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -74,9 +74,8 @@ pub(crate) fn execute(context: &Context, args: &ExportArgs) -> Result<ExitCode, 
         args.format,
     )?;
     match &args.output {
-        None => output::line(text.trim_end())?,
-        Some(path) => std::fs::write(path, text)
-            .map_err(|error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string()))?,
+        Some(path) if !output::is_stdout(path) => output::write_whole(path, text.as_bytes())?,
+        _ => output::line(text.trim_end())?,
     }
     note_left_out(context, args.format, &found.contents);
     Ok(ExitCode::SUCCESS)
