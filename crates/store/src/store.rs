@@ -113,11 +113,14 @@ const DIRECTORIES: [&str; 8] = [
     "tmp",
 ];
 
+/// What may be in a directory before it is a store: caches, and what a file system puts into its root.
+const EARLIER: [&str; 2] = ["cache", "lost+found"];
+
 impl Store {
     /// Opens the store at `root`, and makes an empty one where there is nothing.
     ///
     /// # Errors
-    /// When the directory cannot be made or read, or was made by a newer version.
+    /// When the directory cannot be made or read, holds something else, or was made by a newer version.
     pub fn open(root: &Path) -> Result<Self> {
         Self::new(root, None, Arc::new(Stamps::of(root)))?.opened()
     }
@@ -128,6 +131,10 @@ impl Store {
     /// # Errors
     /// As [`Store::open`]; or when there is no store at `lower`.
     pub fn open_over(root: &Path, lower: &Path) -> Result<Self> {
+        // Whoever fills the lower one may be about to make it.
+        if std::path::absolute(root).at("resolve", root)? == std::path::absolute(lower).at("resolve", lower)? {
+            return Self::open(root);
+        }
         let stamps = Arc::new(Stamps::of(root));
         let lower = Self::existing(lower, Arc::clone(&stamps))?;
         let upper = Self::new(root, Some(lower.clone()), stamps)?;
@@ -148,7 +155,15 @@ impl Store {
     fn existing(root: &Path, stamps: Arc<Stamps>) -> Result<Self> {
         let store = Self::new(root, None, stamps)?;
         let format = store.path("FORMAT");
-        store.check_format(&fs::read(&format).at("read", &format)?, false)?;
+        let bytes = fs::read(&format).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NoStore(store.0.root.clone()),
+            _ => Error::Io {
+                action: "read",
+                path: format,
+                source,
+            },
+        })?;
+        store.check_format(&bytes, false)?;
         Ok(store)
     }
 
@@ -383,7 +398,39 @@ impl Store {
         }
     }
 
+    /// Refuses a directory that holds something else. One that was being made, or has lost its `FORMAT`, is a store.
+    fn check_place(&self) -> Result<()> {
+        let entries = match fs::read_dir(self.root()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => {
+                return Err(Error::Io {
+                    action: "list",
+                    path: self.0.root.clone(),
+                    source,
+                });
+            }
+        };
+        let names = entries.map(|entry| Ok(entry.at("list", self.root())?.file_name()));
+        let names = names.collect::<Result<Vec<_>>>()?;
+        if DIRECTORIES
+            .iter()
+            .all(|directory| names.iter().any(|name| name == directory))
+        {
+            return Ok(());
+        }
+        let is_ours = |name: &&std::ffi::OsString| DIRECTORIES.iter().chain(&EARLIER).any(|ours| *name == ours);
+        match names.iter().find(|name| !is_ours(name)) {
+            Some(other) => Err(Error::Occupied {
+                path: self.0.root.clone(),
+                entry: other.into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn initialise(&self) -> Result<()> {
+        self.check_place()?;
         for directory in DIRECTORIES {
             durable::create_directory(&self.path(directory))?;
         }
@@ -532,5 +579,34 @@ mod tests {
         }
         fs::write(&format, r#"{"format": 1, "compatible": ["hints"]}"#).unwrap();
         Store::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_else_does_not_become_a_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        for earlier in EARLIER {
+            fs::create_dir_all(root.join(earlier)).unwrap();
+        }
+        Store::open(&root).unwrap();
+        // Whatever has come to it meanwhile, and though its format is lost.
+        fs::write(root.join("notes.txt"), "").unwrap();
+        fs::remove_file(root.join("FORMAT")).unwrap();
+        Store::open(&root).unwrap();
+        let error = Store::open(directory.path()).unwrap_err();
+        assert!(matches!(error, Error::Occupied { .. }), "{error}");
+        let before: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(before.len(), 1, "nothing is made");
+    }
+
+    #[test]
+    fn a_store_that_is_the_one_below_itself_is_made_where_there_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let [own, system] = ["own", "system"].map(|name| directory.path().join(name));
+        let error = Store::open_over(&own, &system).unwrap_err();
+        assert!(matches!(error, Error::NoStore(_)), "{error}");
+        assert!(!own.exists());
+        assert!(Store::open_over(&system, &system).unwrap().lower().is_none());
+        assert!(Store::open_over(&own, &system).unwrap().lower().is_some());
     }
 }
