@@ -130,6 +130,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_command_is_described_alike_in_the_list_and_by_itself() {
+        let listed = Arguments::command();
+        let mut by_itself = Arguments::command();
+        by_itself.build();
+        for command in listed.get_subcommands() {
+            let found = by_itself.find_subcommand(command.get_name()).unwrap();
+            assert_eq!(found.get_about(), command.get_about(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
     fn what_is_parsed_among_the_typed_commands_is_what_is_parsed_among_all() {
         let lines = [
             "version",

@@ -36,7 +36,8 @@ impl Bar {
 impl BuildProgress for Bar {
     fn missing(&self, packages: usize, bytes: u64) {
         if packages > 0 {
-            let style = ProgressStyle::with_template("{msg:>24} [{bar:30}] {bytes} of {total_bytes}  {bytes_per_sec}");
+            let style =
+                ProgressStyle::with_template("{msg:>24!} [{wide_bar}] {bytes} of {total_bytes}  {bytes_per_sec}");
             self.fetched
                 .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             self.fetched.set_length(bytes);
