@@ -34,6 +34,9 @@ pub struct NodeId(pub u32);
 /// The root directory of every tree.
 pub const ROOT: NodeId = NodeId(0);
 
+/// How often a tree that nothing refers to yet may be moved to the trash just before it is opened: by one collection, and the next.
+const MAX_MOVES: u32 = 4;
+
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NodeKind {
@@ -70,10 +73,22 @@ impl Store {
     /// # Errors
     /// When it or its base is missing or damaged.
     pub fn tree(&self, digest: &Digest) -> Result<Tree> {
-        let path = self.place_of_tree(digest);
-        if !path.exists() {
-            return Err(self.missing("tree", digest.to_string()));
+        for _ in 0..MAX_MOVES {
+            match self.open_tree(digest) {
+                Err(error) if error.is_gone() => {}
+                opened => return opened,
+            }
         }
+        match self.open_tree(digest) {
+            Err(error) if error.is_gone() && !self.tree_path(digest).exists() => {
+                Err(self.missing("tree", digest.to_string()))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_tree(&self, digest: &Digest) -> Result<Tree> {
+        let path = self.place_of_tree(digest);
         self.check_file(&path, digest)?;
         let tree = Tree::open(&path, |base| self.place_of_tree(base))?;
         if let Some(base) = tree.base() {
