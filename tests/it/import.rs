@@ -33,7 +33,16 @@ fn packages() -> Vec<Package> {
             .noarch_python()
             .depends("python")
             .entry_point("pure = pure:main")
-            .file("site-packages/pure.py", "def main():\n    print('pure')\n"),
+            .file("site-packages/pure.py", "def main():\n    print('pure')\n")
+            .file(
+                "site-packages/pure-2.0.dist-info/METADATA",
+                "Metadata-Version: 2.1\nName: pure\nVersion: 2.0\n",
+            )
+            .file(
+                "site-packages/pure-2.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nTag: py3-none-any\n",
+            )
+            .file("site-packages/pure-2.0.dist-info/RECORD", "pure.py,,\n"),
     ]
 }
 
@@ -127,6 +136,34 @@ fn packages_of_the_store_are_recognised_and_give_the_same_environment() {
     assert_eq!(origins(&report), ["pure store", "python store", "tool store"]);
     assert_eq!(report["new_bytes"], 0);
     envfs.assert_sound();
+}
+
+/// conda and mamba list the paths of noarch packages as they are in the archive, and only `files` as they are installed.
+#[test]
+fn records_as_conda_writes_them_are_those_of_the_same_packages() {
+    let envfs = Envfs::new();
+    let (archives, prefix) = installed(&envfs);
+    let record = prefix.join("conda-meta/pure-2.0-py_0.json");
+    let mut told: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for listed in told["paths_data"]["paths"].as_array_mut().unwrap() {
+        let path = listed["_path"].as_str().unwrap();
+        if listed["path_type"] == "hardlink" {
+            listed["_path"] = path.trim_start_matches("lib/python3.12/").into();
+        }
+    }
+    fs::remove_file(&record).unwrap();
+    fs::write(&record, told.to_string()).unwrap();
+    // Of the prefix first: nothing is known of the packages yet.
+    let taken = import(&envfs, &prefix);
+    assert_eq!(changes(&taken), [""; 0]);
+    assert_eq!(origins(&taken), ["pure prefix", "python prefix", "tool prefix"]);
+
+    let envfs = Envfs::new();
+    let built = envfs.build([explicit(&envfs, &archives)]);
+    let report = import(&envfs, &prefix);
+    assert_eq!(changes(&report), [""; 0]);
+    assert_eq!(origins(&report), ["pure store", "python store", "tool store"]);
+    assert_eq!(report["signature"], built.to_string());
 }
 
 #[test]
