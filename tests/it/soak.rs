@@ -284,7 +284,7 @@ impl<'a> Residents<'a> {
 
     /// What keeps each of these.
     fn kept(&self, signatures: &BTreeSet<String>) -> Vec<String> {
-        let why = |signature| self.world.envfs.json(["why", signature]).to_string();
+        let why = |signature| self.world.envfs.try_run(["--json", "why", signature]).stdout;
         signatures.iter().map(|signature| why(signature)).collect()
     }
 
