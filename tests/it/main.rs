@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_pypi;
+mod building;
 mod bytecode;
 mod collect;
 mod corruption;

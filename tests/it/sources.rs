@@ -2,33 +2,34 @@
 //! environment's own Python, locked as what they are, and refused with words that help.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
-use envfs_tests::pypi::{self, Index};
+use envfs_tests::pypi::{self, Bell, Index};
 
-/// A store where every build leaves a line, and a channel with a Python.
+/// A store where every build is counted, and a channel with a Python.
 struct Room {
     envfs: Envfs,
     channel: RealChannel,
-    log: PathBuf,
+    bell: Bell,
 }
 
 impl Room {
     fn new() -> Option<Self> {
         let (mut envfs, channel) = pypi::room()?;
-        let log = envfs.path().join("builds");
-        envfs.set("BUILD_LOG", &log);
-        Some(Self { envfs, channel, log })
+        let bell = envfs.path().join("bell");
+        envfs.set("BUILD_BELL", &bell);
+        let bell = Bell::at(&bell);
+        Some(Self { envfs, channel, bell })
     }
 
     /// How often something was built.
     fn builds(&self) -> usize {
-        fs::read_to_string(&self.log).map_or(0, |log| log.lines().count())
+        self.bell.rung()
     }
 
     /// The arguments for requirements, which are looked for in no index.

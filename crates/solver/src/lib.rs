@@ -47,7 +47,7 @@ pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
     ScriptsRun, build, build_again, build_host, known_signature,
 };
-pub use builder::{BuildSandbox, SourceBuilder, SourceError};
+pub use builder::{BuildSandbox, Confines, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;

@@ -120,6 +120,26 @@ impl Requirements {
         !self.sources.no_binary.is_empty() || self.wanted.iter().any(is_source)
     }
 
+    /// The directories of the projects that are asked for, and of those that they take from beside them.
+    pub(crate) fn projects(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = Vec::new();
+        let asked = self.wanted.iter().filter_map(|requirement| match &requirement.kind {
+            Kind::Source(Source {
+                what: SourceKind::Directory(path),
+                ..
+            }) => Some(path.clone()),
+            _ => None,
+        });
+        let mut next: Vec<PathBuf> = asked.collect();
+        while let Some(directory) = next.pop() {
+            if directory.is_dir() && !found.contains(&directory) {
+                next.extend(uv_sources::directories(&directory));
+                found.push(directory);
+            }
+        }
+        found
+    }
+
     /// Whether a distribution is built even if there is a wheel of it.
     pub(crate) fn is_built(&self, name: &str) -> bool {
         let no_binary = self.sources.no_binary.iter();

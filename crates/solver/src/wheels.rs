@@ -19,7 +19,7 @@ use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::view::View;
 
-use crate::builder::BuildSandbox;
+use crate::builder::{self, BuildSandbox};
 use crate::package::LockedPackage;
 use crate::pylock::{Choice, Pylock, PylockError};
 use crate::pypi::LockedWheel;
@@ -72,9 +72,9 @@ pub enum Builds<'a> {
     /// Nothing so far: wheels are looked for first. Where building would help, [`WheelsError::is_for_want_of_builds`].
     NotYet,
     /// By any Python that uv finds, for an environment that cannot run here.
-    Anywhere,
+    Anywhere(&'a dyn BuildSandbox),
     /// By this Python of the machine: one like that of the environment.
-    By(&'a Path),
+    By(&'a dyn BuildSandbox, &'a Path),
     /// By the Python of this environment, which has the conda packages.
     In(&'a dyn BuildSandbox, &'a Environment),
 }
@@ -244,21 +244,25 @@ fn compile(
     if let Some(moment) = request.exclude_newer {
         command.args(["--exclude-newer", &moment.to_rfc3339()]);
     }
-    let mut command = match request.builds {
+    let (sandbox, environment) = match request.builds {
         Builds::No | Builds::NotYet => {
             command.args(["--only-binary", ":all:"]);
-            command
+            (None, None)
         }
-        Builds::Anywhere => command,
-        Builds::By(python) => {
+        Builds::Anywhere(sandbox) => (Some(sandbox), None),
+        Builds::By(sandbox, python) => {
             command.arg("--python").arg(python);
-            command
+            (Some(sandbox), None)
         }
         Builds::In(sandbox, environment) => {
             command.args(["--python", "python"]);
-            sandbox.enter(environment, &command)
+            (Some(sandbox), Some(environment))
         }
     };
+    if let Some(sandbox) = sandbox {
+        let projects = request.requirements.projects();
+        command = builder::confined(uv, sandbox, environment, command, directory, projects);
+    }
     uv.run(&mut command)
         .map_err(|error| explain::explain(error, request, provided))?;
     let path = directory.join(OUTPUT);

@@ -107,6 +107,14 @@ impl Uv {
         found.is_absolute().then_some(found)
     }
 
+    /// Where it caches what it fetches, made if it is not there. None where there is no such place, or it cannot be made.
+    pub(crate) fn cache_directory(&self) -> Option<PathBuf> {
+        let mut command = Command::new(&self.program);
+        command.args(["cache", "dir"]).stdin(Stdio::null());
+        let directory = PathBuf::from(self.run(&mut command).ok()?.trim_end_matches('\n'));
+        (directory.is_absolute() && std::fs::create_dir_all(&directory).is_ok()).then_some(directory)
+    }
+
     /// A command that runs in `directory`, with nothing to read from and nobody to talk to.
     pub(crate) fn command(&self, directory: &Path) -> Command {
         let mut command = Command::new(&self.program);
