@@ -16,6 +16,7 @@ mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod import;
+mod installed;
 mod limits;
 mod link;
 mod lock;
@@ -57,6 +58,7 @@ pub use import::{
     ImportError, ImportRequest, Imported, ImportedPackage, MachinePython, Origin, Outside, PrefixKind, Requested,
     import,
 };
+pub use installed::{installed_distributions, is_built_here};
 pub use limits::{ArchiveLimits, Exceeded, LimitKind, UnknownLimit};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};

@@ -171,6 +171,14 @@ impl LockedWheel {
         &self.file_name.version
     }
 
+    /// As a line of a requirements file, without credentials.
+    pub(crate) fn line(&self) -> String {
+        match self.direct_url() {
+            Some(_) => format!("{} @ {}", self.name(), crate::network::without_credentials(&self.url)),
+            None => format!("{}=={}", self.name(), self.version()),
+        }
+    }
+
     /// Where the wheel lies: `https://`, `http://` or `file://`. May hold credentials.
     #[must_use]
     pub fn url(&self) -> &str {
