@@ -12,6 +12,7 @@ mod crash;
 mod crowd;
 mod cuts;
 mod ensured;
+mod exports;
 mod full;
 mod hostile;
 mod import;
