@@ -23,6 +23,7 @@ pub fn uv() -> Option<PathBuf> {
         search_path: std::env::var_os("PATH").unwrap_or_default(),
         cache_dir: std::env::temp_dir().join("envfs-test-uv"),
         is_offline: false,
+        variable: |_| None,
     };
     match Uv::find(&options) {
         Ok(uv) => Some(uv.program().to_owned()),
@@ -272,6 +273,15 @@ impl Index {
     /// When there is no port to listen at.
     #[must_use]
     pub fn serve(directory: &Path) -> Self {
+        Self::serve_to(directory, None)
+    }
+
+    /// Serves it to whoever says this (`Basic dXNlcjpwYXNzd29yZA==`, RFC 7617), and to nobody else.
+    ///
+    /// # Panics
+    /// When there is no port to listen at.
+    #[must_use]
+    pub fn serve_to(directory: &Path, authorization: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/simple", listener.local_addr().unwrap());
         let questions = Arc::new(AtomicUsize::new(0));
@@ -280,7 +290,7 @@ impl Index {
             for stream in listener.incoming().flatten() {
                 let (directory, counter) = (directory.clone(), Arc::clone(&counter));
                 // A client that goes away in between is none to be told.
-                std::thread::spawn(move || answer(stream, &directory, &counter).ok());
+                std::thread::spawn(move || answer(stream, &directory, authorization, &counter).ok());
             }
         });
         Self { url, questions }
@@ -299,13 +309,27 @@ impl Index {
     }
 }
 
-fn answer(mut stream: TcpStream, directory: &Path, questions: &AtomicUsize) -> std::io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    directory: &Path,
+    authorization: Option<&str>,
+    questions: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
+    let mut is_welcome = authorization.is_none();
     for line in lines {
-        if line?.is_empty() {
+        let line = line?;
+        if line.is_empty() {
             break;
         }
+        is_welcome |= line
+            .split_once(": ")
+            .is_some_and(|(name, value)| name.eq_ignore_ascii_case("authorization") && Some(value) == authorization);
+    }
+    if !is_welcome {
+        let refused = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return stream.write_all(refused.as_bytes());
     }
     questions.fetch_add(1, Ordering::SeqCst);
     let path = request.split(' ').nth(1).unwrap_or_default();

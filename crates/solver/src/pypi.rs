@@ -159,6 +159,12 @@ impl LockedWheel {
         Self { direct_url, ..self }
     }
 
+    /// The wheel, to be fetched by who asks at `other`.
+    pub(crate) fn with_user_of(mut self, other: &Url) -> Self {
+        crate::network::take_user(&mut self.url, other);
+        self
+    }
+
     /// The distribution's name, normalized (PEP 503).
     #[must_use]
     pub fn name(&self) -> &str {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::direct_url;
-use crate::network::{redact, without_credentials};
+use crate::network::{redact, take_user, without_credentials};
 use crate::pypi::{LockedWheel, normalized_name};
 
 /// One distribution of a lock, and the sources that it is built of.
@@ -120,6 +120,16 @@ impl LockedSource {
     #[must_use]
     pub fn with_requested(self, is_requested: bool) -> Self {
         Self { is_requested, ..self }
+    }
+
+    /// The source, an archive to be fetched by who asks at what `user_of` gives for its URL.
+    pub(crate) fn with_user<'a>(mut self, user_of: impl Fn(&Url) -> Option<&'a Url>) -> Self {
+        if let SourcePlace::Archive { url, .. } = &mut self.place
+            && let Some(other) = user_of(url)
+        {
+            take_user(url, other);
+        }
+        self
     }
 
     /// The distribution's name, normalized (PEP 503).

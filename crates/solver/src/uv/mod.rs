@@ -27,6 +27,8 @@ pub struct UvOptions {
     pub cache_dir: PathBuf,
     /// Never connect to anything, also not from within uv.
     pub is_offline: bool,
+    /// Looks up a variable of the surroundings, which addresses of indexes may name.
+    pub variable: fn(&str) -> Option<String>,
 }
 
 /// A uv that can be run.
@@ -35,6 +37,7 @@ pub struct Uv {
     program: PathBuf,
     search_path: OsString,
     is_offline: bool,
+    variable: fn(&str) -> Option<String>,
 }
 
 impl Uv {
@@ -48,6 +51,7 @@ impl Uv {
             program,
             search_path: options.search_path.clone(),
             is_offline: options.is_offline,
+            variable: options.variable,
         };
         if let Some(program) = &options.program {
             return match version_of(program)? {
@@ -86,6 +90,11 @@ impl Uv {
     #[must_use]
     pub fn is_offline(&self) -> bool {
         self.is_offline
+    }
+
+    /// A variable of the surroundings.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        (self.variable)(name)
     }
 
     /// A Python of this machine that behaves as that of an environment when packages are asked what they need: one of the same
@@ -258,6 +267,7 @@ mod tests {
             search_path: directory.as_os_str().to_owned(),
             cache_dir: directory.join("cache"),
             is_offline: true,
+            variable: |_| None,
         }
     }
 
