@@ -113,7 +113,8 @@ impl Poetry {
                 let Dependency::Version(version) = dependency else {
                     continue;
                 };
-                read.requires_python = Some(specifiers(version)?);
+                // Of alternatives the last, which is the newest: it allows nothing that is not allowed.
+                read.requires_python = Some(specifiers(alternatives(version).last().unwrap_or(version))?);
             } else if !has_project {
                 let is_wanted = |table: &Table| !table.optional || in_extras.contains(&normalized_name(name));
                 add(&mut read.requirements, name, dependency, &is_wanted)?;
@@ -194,13 +195,7 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
     let mut markers = Vec::new();
     markers.extend(table.markers.iter().map(|marker| format!("({marker})")));
     if let Some(python) = &table.python {
-        let specifiers = specifiers(python)?;
-        markers.extend(
-            specifiers
-                .split(',')
-                .filter(|one| !one.is_empty())
-                .map(marker_of_specifier),
-        );
+        markers.extend(marker_of_python(python)?);
     }
     markers.extend(
         table
@@ -212,6 +207,32 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
         text = format!("{text} ; {}", markers.join(" and "));
     }
     Ok(text)
+}
+
+/// The marker for a constraint on Python; none if it allows all.
+fn marker_of_python(constraint: &str) -> Result<Option<String>, String> {
+    let mut any = Vec::new();
+    for alternative in alternatives(constraint) {
+        let specifiers = specifiers(alternative)?;
+        let all: Vec<_> = specifiers
+            .split(',')
+            .filter(|one| !one.is_empty())
+            .map(marker_of_specifier)
+            .collect();
+        if all.is_empty() {
+            return Ok(None);
+        }
+        any.push(all.join(" and "));
+    }
+    Ok(Some(match any.as_slice() {
+        [one] => one.clone(),
+        any => format!("({})", any.join(" or ")),
+    }))
+}
+
+/// What stands between `||`, or between single bars.
+fn alternatives(constraint: &str) -> impl DoubleEndedIterator<Item = &str> {
+    constraint.split('|').map(str::trim).filter(|one| !one.is_empty())
 }
 
 fn marker_of_specifier(specifier: &str) -> String {

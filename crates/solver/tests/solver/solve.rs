@@ -304,8 +304,13 @@ fn a_virtual_package_decides_what_can_run() {
         names(&solve_for(&network(dir.path()), &channels, &["tool"]).unwrap()),
         ["tool-1.0"]
     );
-    let (explanation, _) = unsatisfiable(solve_for(&network(dir.path()), &channels, &["gpu"]));
+    let (explanation, help) = unsatisfiable(solve_for(&network(dir.path()), &channels, &["gpu"]));
     assert!(explanation.contains("__cuda"), "{explanation}");
+    assert!(
+        help.iter().any(|line| line.contains("set CONDA_OVERRIDE_CUDA")),
+        "{help:?}"
+    );
+    assert!(!help.iter().any(|line| line.contains("looked for it in")), "{help:?}");
 
     let spec = spec(&channels, &["gpu"]);
     let with_gpu = VirtualPackages::for_subdir(linux(), None, &|name| {
