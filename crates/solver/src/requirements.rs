@@ -24,7 +24,7 @@ use crate::pep508::Pep508;
 use crate::pypi::normalized_name;
 
 pub(crate) use file::{read_file, read_lines};
-pub(crate) use poetry::specifiers as poetry_specifiers;
+pub(crate) use poetry::{git_url, specifiers as poetry_specifiers};
 pub(crate) use pyproject::{Project, located, read as read_pyproject};
 
 /// Everything that is asked for from PyPI.

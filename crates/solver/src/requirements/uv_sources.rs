@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Pep508;
+use super::poetry::git_url;
 use crate::pypi::normalized_name;
 use crate::source::normal;
 
@@ -38,7 +39,7 @@ fn line(requirement: &Pep508, source: &toml::Value, directory: &Path) -> Result<
         let revision = ["rev", "tag", "branch"].into_iter().find_map(field);
         let revision = revision.map_or_else(String::new, |revision| format!("@{revision}"));
         let scheme = if git.starts_with("git+") { "" } else { "git+" };
-        (false, format!("{scheme}{git}{revision}{subdirectory}"))
+        (false, format!("{scheme}{}{revision}{subdirectory}", git_url(git)))
     } else if let Some(url) = field("url") {
         (false, format!("{url}{subdirectory}"))
     } else if let Some(path) = field("path") {
