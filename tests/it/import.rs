@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use envfs_store::environment;
 use envfs_store::view::View;
+use envfs_tests::channel::Channel;
 use envfs_tests::data::{RealChannel, skip};
 use envfs_tests::package::{Format, PLACEHOLDER, Package};
 use envfs_tests::program::{Envfs, finish};
@@ -245,6 +246,54 @@ fn what_was_changed_by_hand_is_kept_and_reported() {
         assert_eq!(content("etc/tool.conf"), blake3::hash(b"home=/else/where/other\n"));
         assert_eq!(listing["etc/notes"], Seen::Symlink(b"../notes.txt".to_vec()));
     }
+    envfs.assert_sound();
+}
+
+/// Nothing but the store has the packages any more: neither the directory nor their archives nor a channel.
+#[test]
+fn what_was_imported_is_a_base() {
+    let envfs = Envfs::new();
+    let (archives, prefix) = installed(&envfs);
+    let taken = import(&envfs, &prefix)["signature"].as_str().unwrap().to_owned();
+    fs::write(prefix.join("notes.txt"), "mine").unwrap();
+    let changed = import(&envfs, &prefix)["signature"].as_str().unwrap().to_owned();
+    assert_ne!(taken, changed);
+    fs::remove_dir_all(&prefix).unwrap();
+    for archive in &archives {
+        fs::remove_file(archive).unwrap();
+    }
+    let more = Package::new("more 1.0 py_0")
+        .noarch_python()
+        .depends("python >=3.12")
+        .depends("pure 2.*")
+        .file("site-packages/more.py", "MORE = 1\n");
+    let channel = Channel::new(&envfs.path().join("channel")).with(&more, Format::Conda);
+    for base in [&taken, &changed] {
+        let built = envfs.json(["build", "--base", base, "-c", &channel.url(), "more"]);
+        assert_eq!(
+            (&built["packages"], &built["base"]),
+            (&json!(4), &json!(base)),
+            "{built}"
+        );
+        let listing = files(seen(&envfs, &built["signature"], Path::new("/else/where")));
+        for path in [
+            "lib/python3.12/site-packages/more.py",
+            "lib/python3.12/site-packages/pure.py",
+            "bin/tool",
+        ] {
+            assert!(listing.contains_key(path), "{path}");
+        }
+        assert_eq!(listing.contains_key("notes.txt"), base == &changed);
+    }
+    // What it has may not be changed, and that is said.
+    let other = Channel::new(&envfs.path().join("other"))
+        .with(&Package::new("more 2.0 h0_0").depends("pure 3.*"), Format::Conda)
+        .with(
+            &Package::new("pure 3.0 py_0").noarch_python().depends("python"),
+            Format::Conda,
+        );
+    let refused = envfs.try_run(["build", "--base", &taken, "-c", &other.url(), "more"]);
+    refused.refused(1, &["pure"]);
     envfs.assert_sound();
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_pypi;
+mod building;
 mod bytecode;
 mod collect;
 mod corruption;
@@ -11,6 +12,7 @@ mod crash;
 mod crowd;
 mod cuts;
 mod ensured;
+mod exports;
 mod full;
 mod hostile;
 mod import;

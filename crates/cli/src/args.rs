@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,
+    /// What this program calls itself with, to build from source
+    #[command(hide = true, name = crate::sandbox::COMMAND)]
+    BuildInSandbox(Lazily<crate::sandbox::BuildArgs>),
     /// List the variants of a project with their signatures, or say which of them have moved
     Variants(Lazily<commands::variants::VariantsArgs>),
     /// Print the version

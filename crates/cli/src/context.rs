@@ -196,6 +196,7 @@ impl Context {
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             cache_dir: self.store_path()?.join("cache"),
             is_offline: self.is_offline()?,
+            variable,
         })?)
     }
 

@@ -17,6 +17,7 @@ mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod import;
+mod installed;
 mod limits;
 mod link;
 mod lock;
@@ -48,7 +49,7 @@ pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
     ScriptsRun, build, build_again, build_host, known_signature,
 };
-pub use builder::{BuildSandbox, SourceBuilder, SourceError};
+pub use builder::{BuildSandbox, Confines, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
@@ -59,6 +60,7 @@ pub use import::{
     ImportError, ImportRequest, Imported, ImportedPackage, MachinePython, Origin, Outside, PrefixKind, Requested,
     import,
 };
+pub use installed::{installed_distributions, is_built_here};
 pub use limits::{ArchiveLimits, Exceeded, LimitKind, UnknownLimit};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};
