@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_pypi;
 mod bytecode;
+mod clocks;
 mod collect;
 mod corruption;
 mod crash;
