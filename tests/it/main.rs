@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_pypi;
 mod building;
 mod bytecode;
+mod clocks;
 mod collect;
 mod corruption;
 mod crash;

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod chance;
 pub mod changes;
 pub mod channel;
+pub mod clock;
 pub mod damage;
 pub mod data;
 pub mod differ;

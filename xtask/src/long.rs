@@ -17,11 +17,17 @@ struct Form {
 const IN_STORE: &[&str] = &["--package", "envfs-store", "--lib"];
 const INTEGRATION: &[&str] = &["--package", "envfs-tests", "--test", "it"];
 
-const FORMS: [Form; 7] = [
+const FORMS: [Form; 8] = [
     Form {
         name: "steps",
         package: INTEGRATION,
-        tests: &["cuts::a_command", "cuts::a_disk", "mount_kills::", "repair_kills::"],
+        tests: &[
+            "cuts::a_command",
+            "cuts::a_disk",
+            "cuts::a_migration",
+            "mount_kills::",
+            "repair_kills::",
+        ],
         variables: &[("ENVFS_TEST_ALL_STEPS", "1")],
     },
     Form {
@@ -49,6 +55,12 @@ const FORMS: [Form; 7] = [
         variables: &[("ENVFS_TEST_GC_SECONDS", "600")],
     },
     Form {
+        name: "clocks",
+        package: INTEGRATION,
+        tests: &["clocks::"],
+        variables: &[("ENVFS_TEST_CLOCK_ROUNDS", "60")],
+    },
+    Form {
         name: "large",
         package: INTEGRATION,
         tests: &["crash::"],
@@ -67,7 +79,7 @@ const FORMS: [Form; 7] = [
 pub(crate) struct Options {
     /// steps: every command killed before each of its steps, and each step failing; damage, corruption: files of a store damaged in
     /// every way, and at random; model: writable environments beside ext4; collections: beside everything else for ten minutes;
-    /// large: packages of 2 GiB; migration: sixty environments [default: all]
+    /// clocks: under clocks that jump; large: packages of 2 GiB; migration: sixty environments [default: all]
     #[arg(value_name = "FORM")]
     forms: Vec<String>,
 }

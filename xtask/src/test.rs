@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::{bench, channel, envfs, fuzz, posix, sh, soak, supply, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
-pub(crate) const NEEDED: [(&str, &str); 10] = [
+pub(crate) const NEEDED: [(&str, &str); 11] = [
     ("fusermount3", "fuse3"),
     ("mount", "mount"),
     ("python3", "python3"),
@@ -21,6 +21,7 @@ pub(crate) const NEEDED: [(&str, &str); 10] = [
     ("dpkg-deb", "dpkg"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("faketime", "faketime"),
     ("rsync", "rsync"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),

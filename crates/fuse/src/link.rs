@@ -93,9 +93,12 @@ pub(crate) fn link(service: &Service) -> Result<(), LinkError> {
     };
     // First, and all of it at once, so that what is half-made is known as ours.
     envfs_store::write_new(&path.join(MARKER), &record.to_json()?)?;
-    let linked = Linker::new(service).link_all(path).inspect(|_| {
-        // Of a store that may only be read, it is listed nowhere.
-        let _ = record.register(&service.store);
+    let linked = Linker::new(service).link_all(path).and_then(|counted| {
+        match record.register(&service.store) {
+            // Of a store that may only be read, it is listed nowhere.
+            Err(error) if !error.is_read_only() => Err(error.into()),
+            _ => Ok(counted),
+        }
     });
     match linked {
         Ok(counted) => {

@@ -3,11 +3,13 @@
 //! A warm mount lies where private runs see their environment, but for everybody who may see it. Whoever uses it becomes the
 //! command itself, and takes two descriptors along: the mount's root, by which the kernel knows that it is in use, and a lease.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use envfs_store::lease::{self, Lease, LeaseKind};
 use envfs_store::warm::{self, Until, WarmRecord};
@@ -34,6 +36,13 @@ pub struct Found {
     /// Where it is.
     pub mount_point: PathBuf,
     root: File,
+}
+
+/// For how long nobody has used warm mounts, as the process that looks after them has seen it: by a clock that nobody sets. Of what it has not
+/// looked at before it knows nothing.
+#[derive(Debug, Default)]
+pub struct Idle {
+    seen: HashMap<Digest, (Option<SystemTime>, Instant)>,
 }
 
 /// A warm mount cannot be made or taken away.
@@ -129,6 +138,20 @@ pub fn keep(service: &Service, until: Until) -> Result<(Found, Option<Backend>),
     }
 }
 
+impl Idle {
+    fn of(&mut self, store: &Store, record: &WarmRecord) -> Duration {
+        let used = record.used(store);
+        let seen = self
+            .seen
+            .entry(record.signature)
+            .or_insert_with(|| (used, Instant::now()));
+        if seen.0 != used {
+            *seen = (used, Instant::now());
+        }
+        seen.1.elapsed()
+    }
+}
+
 impl Found {
     /// Becomes `command`. The mount is in use as long as it or what it starts holds what it was given.
     ///
@@ -151,20 +174,26 @@ impl Found {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn tidy(store: &Store, memory_bytes: u64) -> Result<usize, WarmError> {
+pub fn tidy(store: &Store, memory_bytes: u64, idle: &mut Idle) -> Result<usize, WarmError> {
     let leases = lease::list(store)?;
     let of = |kind, record: &WarmRecord| {
         let mut held = leases.iter();
         held.find(|lease| lease.kind == kind && lease.mount_point == record.mount_point)
             .map(|lease| lease.pid)
     };
-    let mut records = warm::list(store, nix::unistd::getuid().as_raw())?;
+    let records = warm::list(store, nix::unistd::getuid().as_raw())?;
     for record in records.iter().filter(|record| of(LeaseKind::Run, record).is_some()) {
         record.touch(store);
     }
-    records.sort_by_key(|record| record.idle(store));
+    idle.seen
+        .retain(|signature, _| records.iter().any(|record| record.signature == *signature));
+    let mut records: Vec<(Duration, WarmRecord)> = records
+        .into_iter()
+        .map(|record| (idle.of(store, &record), record))
+        .collect();
+    records.sort_by_key(|(idle, _)| *idle);
     let (mut left, mut taken_bytes) = (0, 0);
-    for record in records {
+    for (idle, record) in records {
         let Some(_going) = warm::reserve(store, &record.signature, record.uid, false)? else {
             left += 1;
             continue;
@@ -177,7 +206,7 @@ pub fn tidy(store: &Store, memory_bytes: u64) -> Result<usize, WarmError> {
         let is_over = match record.until {
             Until::Idle { idle_s } => {
                 taken_bytes += of(LeaseKind::Mount, &record).map_or(0, process::resident_bytes);
-                record.idle(store).as_secs() >= idle_s || taken_bytes > memory_bytes
+                idle.as_secs() >= idle_s || taken_bytes > memory_bytes
             }
             Until::Stopped | Until::Outrun => false,
         };

@@ -111,13 +111,13 @@ pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
     Ok((paths.len() as u64, results.filter_map(Result::err).collect()))
 }
 
-/// Removes the answers that nobody has asked for in a month, in a `dry_run` none; gives how many bytes of the disk they took.
-pub(crate) fn sweep(store: &Store, dry_run: bool) -> Result<u64> {
+/// Removes the answers that nobody has asked for in a month, where it is `now`, in a `dry_run` none; gives how many bytes of the disk they took.
+pub(crate) fn sweep(store: &Store, now: SystemTime, dry_run: bool) -> Result<u64> {
     let mut freed_bytes = 0;
     for path in crate::store::list(&store.path(DIRECTORY))? {
         let age = match dry_run {
-            true => unasked(&path),
-            false => clock::age(&path),
+            true => now.duration_since(clock::dated(&path)).ok(),
+            false => clock::age_at(&path, now),
         };
         if age.is_some_and(|age| age > MAX_UNASKED) {
             freed_bytes += path.metadata().map_or(0, |metadata| metadata.blocks() * 512);
@@ -127,12 +127,6 @@ pub(crate) fn sweep(store: &Store, dry_run: bool) -> Result<u64> {
         }
     }
     Ok(freed_bytes)
-}
-
-/// As [`clock::age`], and changes nothing.
-fn unasked(path: &Path) -> Option<Duration> {
-    let asked = path.metadata().and_then(|metadata| metadata.modified()).ok()?;
-    Some(SystemTime::now().duration_since(asked).unwrap_or_default())
 }
 
 /// All answers with the digests of their questions, in that order.
@@ -217,11 +211,11 @@ mod tests {
         set_age(&questions[2], 29 * day);
         // To ask is to keep.
         assert!(find(&store, &questions[0]).is_some());
-        assert!(sweep(&store, true).unwrap() > 0);
+        assert!(sweep(&store, SystemTime::now(), true).unwrap() > 0);
         assert_eq!(list(&store).unwrap().len(), 3);
-        assert!(sweep(&store, false).unwrap() > 0);
+        assert!(sweep(&store, SystemTime::now(), false).unwrap() > 0);
         let left = questions.map(|question| find(&store, &question).is_some());
         assert_eq!(left, [true, false, true]);
-        assert_eq!(sweep(&store, false).unwrap(), 0);
+        assert_eq!(sweep(&store, SystemTime::now(), false).unwrap(), 0);
     }
 }

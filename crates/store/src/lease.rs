@@ -4,9 +4,10 @@
 //! leases sweeps it. Where several hosts share a store, a lock of one need not be seen by the others: a lease says on which boot
 //! of which host it was taken, and that of another host counts until it is [`FOREIGN_LIFE`] old.
 
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +144,7 @@ impl Claim {
     pub fn take(store: &Store, signature: &Digest) -> Result<(Environment, Option<Self>)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let _shared = match store.share() {
-            Err(Error::Io { source, .. }) if is_read_only(&source) => {
+            Err(error) if error.is_read_only() => {
                 return Ok((environment::load(store, signature)?, None));
             }
             shared => shared?,
@@ -161,7 +162,7 @@ impl Claim {
         };
         let name = format!("{}-claim-{}.json", record.pid, NEXT.fetch_add(1, Ordering::Relaxed));
         match Lease::take_as(store, &name, &record) {
-            Err(Error::Io { source, .. }) if is_read_only(&source) => Ok((environment, None)),
+            Err(error) if error.is_read_only() => Ok((environment, None)),
             result => Ok((environment, Some(Self { lease: result?, record }))),
         }
     }
@@ -191,11 +192,6 @@ impl Claim {
     }
 }
 
-fn is_read_only(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
-}
-
 /// The leases that processes of this host hold now. Sweeps those whose processes are gone.
 ///
 /// # Errors
@@ -216,6 +212,8 @@ pub fn list_foreign(store: &Store) -> Result<Vec<LeaseRecord>> {
 fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
     let (mut own, mut foreign) = (Vec::new(), Vec::new());
     let here = Host::current();
+    // The clock of this host may be wrong as well.
+    let now = LazyCell::new(|| clock::now_in(&store.path("tmp")));
     for path in crate::store::list(&store.path("leases"))? {
         let lock = FileLock::try_transient(&path)?;
         let written = std::fs::read(&path).ok();
@@ -227,7 +225,7 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
             // The lock of another host need not be seen here.
             (lock, Some(written)) if is_foreign => {
                 match lock {
-                    Some(lock) if foreign_age(&path, &written.record) <= FOREIGN_LIFE => lock.leave(),
+                    Some(lock) if foreign_age(&path, &written.record, *now) <= FOREIGN_LIFE => lock.leave(),
                     Some(_expired) => continue,
                     None => {}
                 }
@@ -244,18 +242,16 @@ fn held(store: &Store) -> Result<(Vec<LeaseRecord>, Vec<LeaseRecord>)> {
 
 /// How old a lease of another host is. The clock of that host may be wrong: the store's, which has dated the file, counts as
 /// well, and the younger of the two.
-fn foreign_age(path: &Path, record: &LeaseRecord) -> Duration {
-    let written = clock::age(path);
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let started = now.checked_sub(Duration::from_secs(record.started_unix_s));
+fn foreign_age(path: &Path, record: &LeaseRecord, now: SystemTime) -> Duration {
+    let written = clock::age_at(path, now);
+    let started = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(record.started_unix_s));
     // One from the future says nothing, and must not keep things until then.
+    let started = started.and_then(|started| now.duration_since(started).ok());
     [written, started].into_iter().flatten().min().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@
 //! A record is only a wish: whether something is mounted, the kernel knows. Knows nothing of mounting.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,15 @@ impl WarmRecord {
     pub fn touch(&self, store: &Store) {
         // Whoever may not write it has no part in how long it stays.
         let _ = durable::touch(&self.path(store));
+    }
+
+    /// When it was used last, by clocks that may have been set since; none if it is not noted any more.
+    #[must_use]
+    pub fn used(&self, store: &Store) -> Option<SystemTime> {
+        self.path(store)
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
     }
 
     /// For how long nobody has used it.

@@ -3,6 +3,7 @@
 //! It is also what a collection knows of those who write: while a workspace lives, nothing is unlinked that was in its
 //! place when the workspace was made, so that who finds something "already there" may rely on it.
 
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub(crate) fn is_alive(path: &Path) -> bool {
 /// Removes what processes that are gone have left: workspaces, lock files that nobody holds or awaits, and drafts of the
 /// format file.
 fn sweep(tmp: &Path) -> Result<()> {
+    // A host whose clock is ahead must not take for forgotten what another one is writing.
+    let now = LazyCell::new(|| clock::now_in(tmp));
     for path in crate::store::list(tmp)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("work-") {
@@ -100,7 +103,7 @@ fn sweep(tmp: &Path) -> Result<()> {
         } else if name.ends_with(".lock") {
             // Who takes such a lock removes its file in the end.
             drop(FileLock::try_transient(&path));
-        } else if name.starts_with("draft-") && clock::age(&path).is_some_and(|age| age > DRAFT_LIFE) {
+        } else if name.starts_with("draft-") && clock::age_at(&path, *now).is_some_and(|age| age > DRAFT_LIFE) {
             durable::remove(&path)?;
         }
     }

@@ -211,11 +211,12 @@ fn tend(context: &Context, store: &Store, queue: Option<usize>, memory_mib: u64)
     let Some(_tender) = wait_for_turn(store, uid, queue.is_some())? else {
         return Ok(ExitCode::SUCCESS);
     };
+    let mut idle = mounts::Idle::default();
     loop {
         if let Some(count) = queue {
             follow(context, store, uid, count, memory_mib)?;
         }
-        let left = mounts::tidy(store, IDLE_MEMORY_BYTES)?;
+        let left = mounts::tidy(store, IDLE_MEMORY_BYTES, &mut idle)?;
         if left == 0 && queue.is_none() {
             return Ok(ExitCode::SUCCESS);
         }

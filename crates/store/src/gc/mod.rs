@@ -122,14 +122,15 @@ fn collect_once(store: &Store, options: &Options, machine: &dyn Machine) -> Resu
     let _only = store.reserve("collection")?;
     // Sweeps what dead writers have left, and holds what is written anew.
     let workspace = Workspace::create(store)?;
-    let started = SystemTime::now();
+    // What is collected has been dated by the same clock, be it another machine's.
+    let started = clock::now_in(workspace.path());
     if !options.dry_run {
         trash::unlink_sealed(store.root())?;
         writable::forget_gone(store)?;
     }
     let mut sweep = Sweep::new(store, &workspace, started, options);
     let environments = load_all(store)?;
-    let doomed = choose_environments(store, &environments, options, machine)?;
+    let doomed = choose_environments(store, &environments, options, machine, started)?;
     sweep.environments(doomed, |signatures| {
         let still_there = load_all(store)?;
         // Whatever has begun to keep one since it was chosen wins.
@@ -202,13 +203,14 @@ fn choose_environments(
     environments: &BTreeMap<Digest, Environment>,
     options: &Options,
     machine: &dyn Machine,
+    started: SystemTime,
 ) -> Result<HashSet<Digest>> {
-    let now_unix_s = unix_s(SystemTime::now());
+    let now_unix_s = unix_s(started);
     let kept = reasons::reasons(store, environments, options.keep_last, &machine.uses()?, now_unix_s)?;
     let mut candidates = Vec::new();
     for (signature, environment) in environments {
         if !options.dry_run {
-            clock::settle(&environment::own_path(store, signature));
+            clock::settle(&environment::own_path(store, signature), started);
         }
         if !kept.contains_key(signature)
             && let Some(last_used_unix_s) = environment::facts(store, signature).last_used_unix_s

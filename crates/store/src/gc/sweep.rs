@@ -27,6 +27,8 @@ const BATCH_FILES: usize = 256;
 pub(super) struct Sweep<'a> {
     store: &'a Store,
     workspace: &'a Workspace,
+    /// When the collection began.
+    started: SystemTime,
     /// What was written since is left alone.
     young_since: SystemTime,
     /// How much may be left.
@@ -48,6 +50,7 @@ impl<'a> Sweep<'a> {
         Self {
             store,
             workspace,
+            started,
             young_since: started - options.grace,
             max_bytes: options.max_bytes,
             dry_run: options.dry_run,
@@ -203,7 +206,7 @@ impl<'a> Sweep<'a> {
     /// Removes what is made again when it is missed: answers that nobody asks for, traces of trees and wheels of layers that are
     /// gone.
     pub(super) fn remade(&mut self) -> Result<()> {
-        self.collected.freed_bytes += answers::sweep(self.store, self.dry_run)?;
+        self.collected.freed_bytes += answers::sweep(self.store, self.started, self.dry_run)?;
         // Whoever writes may be about to read a wheel that it was told of.
         if self.dry_run || !self.living_writers()?.is_empty() {
             return Ok(());
@@ -377,7 +380,7 @@ impl<'a> Sweep<'a> {
         let is_old = is_older(path, self.young_since);
         if !is_old && !self.dry_run {
             // What a wrong clock has dated into the future is young from now on, and not until then.
-            clock::settle(path);
+            clock::settle(path, self.started);
         }
         is_old
     }
