@@ -96,9 +96,11 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
     // Whoever waits for it is the only one who wants it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)?;
     let own = Own::create(&args.room)?;
+    // Out of its reach: what we do there when it has ended must be what we made there.
+    let beside = args.room.parent().unwrap_or(&args.room);
     let kept = args.forgotten.iter().enumerate().map(|(at, directory)| Forgotten {
         directory: directory.clone(),
-        kept_in: args.room.join(format!("forgotten-{at}")),
+        kept_in: beside.join(format!("forgotten-{at}")),
     });
     let limits = Limits {
         network: true,
@@ -129,7 +131,7 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
             command.directory = directory;
             let sandbox = Sandbox {
                 service: &service,
-                state: &State::at(&args.room.join("state")),
+                state: &State::at(&beside.join("state")),
                 limits: Some(&limits),
                 output: None,
             };
