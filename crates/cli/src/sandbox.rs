@@ -17,6 +17,7 @@ use envfs_fuse::{Forgotten, Limits, confine};
 use envfs_solver::{BuildSandbox, Confines};
 use envfs_store::Digest;
 use envfs_store::lease::LeaseKind;
+use envfs_store::workspace::Workspace;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
@@ -129,9 +130,10 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
             let service = service(&store, &environment, &prefix, LeaseKind::Run)?;
             let mut command = activate::command(&service.view, &environment.variables, surroundings, &args.command)?;
             command.directory = directory;
+            let workspace = Workspace::create(&store)?;
             let sandbox = Sandbox {
                 service: &service,
-                state: &State::at(&beside.join("state")),
+                state: &State::at(&workspace.path().join("scratch")),
                 limits: Some(&limits),
                 output: None,
             };
