@@ -36,15 +36,25 @@ pub(crate) fn open_log(path: Option<&Path>) -> Result<Option<File>, CliError> {
         .map_err(|error| CliError::new(format!("cannot write the log `{}`", path.display())).because(error.to_string()))
 }
 
+/// Makes a directory, and what is missing above it.
+pub(crate) fn make_directory(path: &Path) -> Result<(), CliError> {
+    std::fs::create_dir_all(path).map_err(|error| CliError::at("make", path, &error))
+}
+
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let failed =
-        |error: io::Error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string());
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
-    let mut file = File::create(&draft).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&draft);
+        CliError::at("write", path, &error)
+    })
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell; the columns named in `right` are aligned right.
