@@ -192,6 +192,37 @@ fn a_quota_that_is_used_up() {
     drop(disk);
 }
 
+/// The same where a quota is for a directory and whoever writes there, root too.
+#[test]
+fn a_quota_of_a_subvolume_that_is_used_up() {
+    let world = World::new();
+    let store = world.envfs.store_path();
+    let Some(disk) = Volume::btrfs(&store, 256 << 20) else {
+        return;
+    };
+    let limit = |amount: &str| {
+        let mut btrfs = Command::new("btrfs");
+        finish(btrfs.args(["qgroup", "limit", amount]).arg(disk.path())).success();
+    };
+    finish(Command::new("btrfs").args(["quota", "enable"]).arg(disk.path())).success();
+    let kept = world.built(1);
+    limit("5m");
+    for _ in 0..2 {
+        finish(&mut world.build(0)).refused(1, &["quota is used up", "--store DIR"]);
+        world.envfs.assert_sound();
+    }
+    assert_eq!(world.envfs.json(["ls"]).as_array().unwrap().len(), 1);
+    if is_possible() {
+        let place = world.envfs.path().join("place");
+        let mounted = Mounted::with(&world.envfs, &kept, &place, Who::Tester, &["--backend", "fuse"]);
+        world.assert_serves(&place, 1);
+        mounted.unmount();
+    }
+    limit("none");
+    world.built(0);
+    world.envfs.assert_sound();
+}
+
 /// A disk that is taken away in the middle: from then on the kernel gives an input/output error for everything that it must ask it.
 #[test]
 fn a_disk_that_fails() {

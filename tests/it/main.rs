@@ -11,6 +11,7 @@ mod corruption;
 mod crash;
 mod crowd;
 mod cuts;
+mod disks;
 mod ensured;
 mod full;
 mod hostile;
