@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use envfs_store::capture::{self, LayerName};
 use envfs_store::digest::Sha256;
-use envfs_store::environment::{self, Environment};
+use envfs_store::environment::Environment;
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
 use envfs_store::tree::NodeKind;
