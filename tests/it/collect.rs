@@ -1,13 +1,17 @@
 //! Collections beside mounts, runs and builds by the program itself; and collections that are killed.
 
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use envfs_tests::changes;
 use envfs_tests::load::{Done, PACKAGES, Worker, World, sleeping};
 use envfs_tests::mounted::{Who, is_possible};
 use envfs_tests::program::files_below;
+use envfs_tests::steps::{self, Verdict, Watched};
 use envfs_tests::user;
 
 /// How often a collection is killed.
@@ -265,4 +269,85 @@ impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Each command is stopped at every step between its first record and its first word, and a collection that spares nothing young comes
+/// in between.
+#[test]
+fn what_a_command_has_recorded_stays_until_it_is_printed() {
+    let world = changes::World::new(None);
+    let directory = tempfile::tempdir().unwrap();
+    let printed = directory.path().join("printed");
+    for change in world.changes() {
+        if !["build", "build on a base", "ensure", "import", "commit"].contains(&change.name) {
+            continue;
+        }
+        world.reset(&change);
+        let before = records(world.store());
+        let told = Arc::new(Mutex::new((BTreeSet::new(), 0)));
+        let mut command = printing_to(&printed, &world.command(&change));
+        let ended = steps::run(&mut command, Watched::below(world.store()), {
+            let (store, told, printed) = (world.store().to_owned(), Arc::clone(&told), printed.clone());
+            let mut gc = world.program();
+            gc.args(["gc", "--grace", "0"]);
+            move |_| {
+                let (made, collections) = &mut *told.lock().unwrap();
+                made.extend(records(&store).difference(&before).cloned());
+                let is_printed = printed.metadata().is_ok_and(|printed| printed.len() > 0);
+                if !made.is_empty() && !is_printed {
+                    *collections += u32::from(ends_soon(&mut gc));
+                }
+                Verdict::Happens
+            }
+        });
+        assert!(ended.finished.status.success(), "{}: {}", change.name, ended.finished);
+        ended.wait_for_all();
+        let (made, collections) = &*told.lock().unwrap();
+        assert!(*collections > 0, "{}: every collection had to wait", change.name);
+        let left = records(world.store());
+        let lost: Vec<_> = made.difference(&left).collect();
+        assert_eq!(
+            lost,
+            [""; 0],
+            "{}: of {} after {collections} collections",
+            change.name,
+            made.len()
+        );
+    }
+}
+
+/// The command, with its output in a file, which is empty until it says something.
+fn printing_to(file: &Path, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" > \"$0\""]).arg(file);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(command.get_current_dir().unwrap())
+        .stdin(Stdio::null());
+    shell
+}
+
+/// The names of all environments of a store.
+fn records(store: &Path) -> BTreeSet<String> {
+    let found = files_below(&store.join("environments")).into_iter();
+    found
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect()
+}
+
+/// Whether a collection comes to its end. One that waits for a command that is stopped is killed, which harms nothing.
+fn ends_soon(gc: &mut Command) -> bool {
+    let mut child = gc.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.success();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    false
 }

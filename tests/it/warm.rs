@@ -55,7 +55,13 @@ fn used_where_it_is(who: Who) {
     world.run(&["warm", "--stop"]).refused(1, &["is in use"]);
     assert!(is_mounted(&place));
     let listed = world.json(&["ps"]);
-    let runs = listed.as_array().unwrap().iter().filter(|row| row["kind"] == "run");
+    let (runs, others): (Vec<&Value>, Vec<&Value>) =
+        listed.as_array().unwrap().iter().partition(|row| row["kind"] == "run");
+    let at_place = others
+        .iter()
+        .filter(|row| row["mount_point"] == place.to_str().unwrap());
+    assert_eq!(at_place.count(), 1, "what is used is listed as well: {listed:#}");
+    let runs = runs.iter();
     assert_eq!(
         runs.map(|row| row["pid"].as_u64().unwrap()).collect::<Vec<_>>(),
         [u64::from(user.id())]

@@ -141,6 +141,12 @@ impl Context {
         Ok(environment)
     }
 
+    /// Keeps what a claim holds from being collected until this command ends.
+    pub(crate) fn keep(&self, claim: Option<Claim>) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.extend(claim);
+    }
+
     /// Keeps it, and what is laid out for where it is about to be seen.
     pub(crate) fn claim_at(&self, store: &Store, signature: &Digest, place: &Path) -> Result<(), CliError> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);

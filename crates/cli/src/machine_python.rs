@@ -28,7 +28,8 @@ pub(crate) fn environment(
         python.version(),
         python.program().display()
     ));
-    let environment = python.environment(&context.store()?, bytecode)?;
+    // Until this command claims it itself.
+    let (environment, _kept) = python.environment(&context.store()?, bytecode)?;
     context.claim(&context.store()?, &environment.signature).map(Some)
 }
 

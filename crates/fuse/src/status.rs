@@ -55,7 +55,7 @@ pub struct Status {
 }
 
 /// The mounts and runs of `store`, and the mounts of this machine that no lease of it knows: those that the kernel serves,
-/// those of another store, and those whose server was killed. Sorted by mount point. Of the mounts only those count that
+/// those of another store, and those whose server was killed. What a run uses is listed beside the run. Sorted by mount point. Of the mounts only those count that
 /// this process sees.
 ///
 /// # Errors
@@ -67,21 +67,31 @@ pub fn list(store: &Store) -> Result<Vec<Status>, envfs_store::Error> {
         .filter(|lease| lease.kind != LeaseKind::Claim)
         .map(|lease| of_lease(lease, &mounts))
         .collect();
-    let known: HashSet<_> = statuses.iter().map(|status| status.mount_point.clone()).collect();
+    let at_places = |is_meant: fn(&Status) -> bool| -> HashSet<PathBuf> {
+        let meant = statuses.iter().filter(|status| is_meant(status));
+        meant.map(|status| status.mount_point.clone()).collect()
+    };
+    // A run may use what the kernel serves or what was linked, and says nothing of that.
+    let (known, served) = (
+        at_places(|_| true),
+        at_places(|status| status.kind != Some(LeaseKind::Run)),
+    );
+    let is_told = |mount: &MountEntry| if mount.is_kernel() { &served } else { &known }.contains(&mount.mount_point);
     statuses.extend(
         mounts
             .iter()
-            .filter(|mount| !known.contains(&mount.mount_point))
+            .filter(|mount| !is_told(mount))
             .filter_map(|mount| without_lease(store, mount)),
     );
     let boot = boot::current().ok();
     statuses.extend(
         linked::list(store)?
             .into_iter()
-            .filter(|record| !known.contains(&record.mount_point))
+            .filter(|record| !served.contains(&record.mount_point))
             .map(|record| of_links(record, boot.as_ref())),
     );
-    statuses.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
+    // The mount before who uses it.
+    statuses.sort_by_key(|status| (status.mount_point.clone(), status.kind == Some(LeaseKind::Run)));
     Ok(statuses)
 }
 

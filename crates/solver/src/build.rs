@@ -194,7 +194,7 @@ fn find_built(store: &Store, request: &BuildRequest) -> Result<Option<Built>, Bu
 }
 
 /// The environment, if it is there, and from now on kept.
-fn claimed(store: &Store, signature: &Digest) -> Result<Option<Built>, BuildError> {
+pub(crate) fn claimed(store: &Store, signature: &Digest) -> Result<Option<Built>, BuildError> {
     match Claim::take(store, signature) {
         Ok((environment, kept)) => Ok(Some(reused(environment, kept))),
         Err(envfs_store::Error::Missing { .. }) => Ok(None),
@@ -433,12 +433,7 @@ fn link_and_record(
     environment.link_scripts = settled.layer;
     environment.variables.clone_from(&request.variables);
     environment.added = written;
-    let (environment, kept) = {
-        // Nobody collects it between its publication and the claim.
-        let _shared = store.share()?;
-        environment.publish(store, workspace)?;
-        Claim::take(store, &signature)?
-    };
+    let (environment, kept) = Claim::publish(store, workspace, &environment)?;
     Ok(Built {
         environment,
         kept: kept.map(Arc::new),

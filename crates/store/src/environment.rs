@@ -153,20 +153,37 @@ impl Environment {
     /// # Errors
     /// When the record of its base is missing or damaged.
     pub fn is_changed(&self, store: &Store) -> Result<bool> {
-        match self.base {
-            None => Ok(false),
-            // Only a commit adds no package.
-            Some(_) if self.packages.is_empty() => Ok(true),
-            Some(base) => load(store, &base)?.is_changed(store),
+        // Only a commit adds no package.
+        let is_commit = |environment: &Self| environment.base.is_some() && environment.packages.is_empty();
+        if is_commit(self) {
+            return Ok(true);
         }
+        for base in self.bases(store) {
+            if is_commit(&base?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What it inherits from, the nearest first. Ends with an error where a record is missing or damaged, or where records inherit
+    /// from each other: nothing that is built does, and nobody else follows bases without an end.
+    pub fn bases<'a>(&self, store: &'a Store) -> impl Iterator<Item = Result<Self>> + use<'a> {
+        let mut chain = Chain::of(self);
+        std::iter::from_fn(move || {
+            let base = chain.next(store)?.and_then(|base| load(store, &base));
+            Some(base.inspect(|base| chain.next = base.base))
+        })
     }
 
     /// Puts back what a collection has moved of what the record refers to. The layers are only for later builds: one that
     /// is gone is brought again then.
     fn secure(&self, store: &Store) -> Result<()> {
-        if let Some(base) = &self.base {
-            secure_record(store, base)?;
-        }
+        secure_bases(store, self)?;
+        self.secure_own(store)
+    }
+
+    fn secure_own(&self, store: &Store) -> Result<()> {
         store.secure_tree(&self.tree, self.base.is_some())?;
         for package in &self.packages {
             let _ = store.has_layer(&package.sha256);
@@ -179,12 +196,11 @@ impl Environment {
     /// # Errors
     /// When the record of its base is missing or damaged.
     pub fn all_packages(&self, store: &Store) -> Result<Vec<Package>> {
-        let mut packages = match self.base {
-            None => Vec::new(),
-            Some(base) => load(store, &base)?.all_packages(store)?,
-        };
-        packages.extend(self.packages.iter().cloned());
-        Ok(packages)
+        let bases = self.bases(store).collect::<Result<Vec<_>>>()?;
+        let all = bases.iter().rev().chain([self]);
+        Ok(all
+            .flat_map(|environment| environment.packages.iter().cloned())
+            .collect())
     }
 }
 
@@ -250,20 +266,73 @@ pub fn touch(store: &Store, signature: &Digest) {
     let _ = durable::touch(&store.path(&name(signature)));
 }
 
-/// Puts the record of an environment back into its place, with all that it refers to.
-fn secure_record(store: &Store, signature: &Digest) -> Result<()> {
-    let place = own_path(store, signature);
-    if path(store, signature).exists() {
-        return Ok(());
+/// Puts the records that an environment inherits from back into their places, with all that they refer to; each after its own base.
+fn secure_bases(store: &Store, environment: &Environment) -> Result<()> {
+    let missing = |signature: &Digest| store.missing("environment", signature.to_string());
+    let mut chain = Chain::of(environment);
+    let mut aside = Vec::new();
+    while let Some(base) = chain.next(store).transpose()?
+        && !path(store, &base).exists()
+    {
+        let name = format!("{base}.json");
+        let found = trash::find(store.root(), "environments", &name).ok_or_else(|| missing(&base))?;
+        let bytes = std::fs::read(&found).at("read", &found)?;
+        let base = parse(store, &base, &bytes)?;
+        chain.next = base.base;
+        aside.push(base);
     }
-    let name = format!("{signature}.json");
-    let missing = || store.missing("environment", signature.to_string());
-    let aside = trash::find(store.root(), "environments", &name).ok_or_else(missing)?;
-    let bytes = std::fs::read(&aside).at("read", &aside)?;
-    parse(store, signature, &bytes)?.secure(store)?;
-    match trash::restore(store.root(), "environments", &place) {
-        true => Ok(()),
-        false => Err(missing()),
+    for base in aside.iter().rev() {
+        base.secure_own(store)?;
+        if !trash::restore(store.root(), "environments", &own_path(store, &base.signature)) {
+            return Err(missing(&base.signature));
+        }
+    }
+    Ok(())
+}
+
+/// Follows what `environment` inherits from, as far as `base_of` tells.
+///
+/// # Errors
+/// When that leads back.
+pub(crate) fn check_circle(
+    store: &Store,
+    environment: &Environment,
+    base_of: impl Fn(&Digest) -> Option<Digest>,
+) -> Result<()> {
+    let mut chain = Chain::of(environment);
+    while let Some(base) = chain.next(store) {
+        chain.next = base_of(&base?);
+    }
+    Ok(())
+}
+
+/// The way from an environment to what it inherits from, which must not lead back.
+struct Chain {
+    seen: Vec<Digest>,
+    next: Option<Digest>,
+}
+
+impl Chain {
+    fn of(environment: &Environment) -> Self {
+        Self {
+            seen: vec![environment.signature],
+            next: environment.base,
+        }
+    }
+
+    /// The next one, after which there is none until it is told.
+    fn next(&mut self, store: &Store) -> Option<Result<Digest>> {
+        let base = self.next.take()?;
+        if let Some(first) = self.seen.iter().position(|seen| *seen == base) {
+            let others: Vec<String> = self.seen[first..].iter().map(ToString::to_string).collect();
+            let what = format!(
+                "these environments inherit from each other, in a circle: {}",
+                others.join(", ")
+            );
+            return Some(Err(Error::corrupt(&path(store, &base), what)));
+        }
+        self.seen.push(base);
+        Some(Ok(base))
     }
 }
 

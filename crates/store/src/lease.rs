@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::lock::FileLock;
 use crate::store::Store;
+use crate::workspace::Workspace;
 
 /// Why something is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +166,20 @@ impl Claim {
             Err(error) if error.is_read_only() => Ok((environment, None)),
             result => Ok((environment, Some(Self { lease: result?, record }))),
         }
+    }
+
+    /// Records `environment` and takes it, so that nobody collects it in between.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn publish(
+        store: &Store,
+        workspace: &Workspace,
+        environment: &Environment,
+    ) -> Result<(Environment, Option<Self>)> {
+        let _shared = store.share()?;
+        environment.publish(store, workspace)?;
+        Self::take(store, &environment.signature)
     }
 
     /// What is claimed.

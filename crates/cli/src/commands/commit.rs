@@ -78,11 +78,7 @@ fn commit(context: &Context, store: &Store, opened: &Opened) -> Result<Environme
             "note: {path} names the place where it was written, and is right only there"
         ));
     }
-    Ok(capture::commit(
-        store,
-        &workspace,
-        &opened.environment,
-        &layer,
-        written,
-    )?)
+    let (environment, claim) = capture::commit(store, &workspace, &opened.environment, &layer, written)?;
+    context.keep(claim);
+    Ok(environment)
 }

@@ -108,6 +108,8 @@ pub(crate) fn execute(context: &Context, args: &ImportArgs) -> Result<ExitCode, 
     for clash in &imported.clashes {
         tracing::info!("{}: that of {} hides that of {}", clash.path, clash.winner, clash.loser);
     }
+    // Until its signature is printed.
+    let _kept = imported.kept.clone();
     let report = ImportReport::of(imported);
     if context.json {
         context.print_json(&report)?;

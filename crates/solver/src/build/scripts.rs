@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use envfs_store::capture::{self, LayerName};
 use envfs_store::digest::Sha256;
-use envfs_store::environment::{self, Environment};
+use envfs_store::environment::Environment;
 use envfs_store::ingest::Written;
 use envfs_store::layer::Layer;
 use envfs_store::tree::NodeKind;
@@ -148,15 +148,10 @@ pub(super) struct Settled {
 /// What the scripts of `base`, and of what it stands on, have written: the oldest first.
 pub(super) fn layers_of(store: &Store, base: &Environment) -> Result<Vec<Layer>, BuildError> {
     let mut layers = Vec::new();
-    let mut next = Some(base.clone());
-    while let Some(environment) = next {
-        if let Some(name) = environment.link_scripts {
+    for environment in std::iter::once(Ok(base.clone())).chain(base.bases(store)) {
+        if let Some(name) = environment?.link_scripts {
             layers.push(store.require_layer(&name)?);
         }
-        next = environment
-            .base
-            .map(|base| environment::load(store, &base))
-            .transpose()?;
     }
     layers.reverse();
     Ok(layers)

@@ -154,6 +154,7 @@ impl Importer {
             prefix_bytes: self.found.prefix.size_bytes,
             written: self.written,
             clashes: built.clashes,
+            kept: built.kept,
         };
         let Destination { store, workspace } = &self.destination;
         if let Some(captured) = self.changes(&imported.environment)? {
@@ -163,7 +164,7 @@ impl Importer {
                 &captured.layer.archive,
             );
             imported.reused = environment::get(store, &signature)?.is_some();
-            let environment = capture::commit(
+            let (environment, kept) = capture::commit(
                 store,
                 workspace,
                 &imported.environment,
@@ -172,6 +173,7 @@ impl Importer {
             )?;
             imported.written += captured.written;
             imported.environment = environment;
+            imported.kept = kept.map(Arc::new);
             imported.changes = captured.changes;
         }
         for change in &mut imported.changes {

@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use envfs_store::Store;
 use envfs_store::answers::{self, Answer};
 use envfs_store::digest::Digest;
-use envfs_store::environment::{self, Environment};
+use envfs_store::environment::Environment;
+use envfs_store::lease::Claim;
 
 use super::ImportError;
 use super::venv::VenvPython;
-use crate::build::{self, BuildRequest, Contents, Destination};
+use crate::build::{self, BuildRequest, Built, Contents, Destination};
 use crate::subdir::Subdir;
 
 /// What a Python says of itself, in lines. A venv answers for the Python that it was made with, one without a global lock is
@@ -73,28 +75,27 @@ impl MachinePython {
         &self.version
     }
 
-    /// The environment that it becomes. It is taken into the store once, and found there until its program changes.
+    /// The environment that it becomes, not collected as long as the claim lives. It is taken into the store once, and found there
+    /// until its program changes.
     ///
     /// # Errors
     /// When its files cannot be read, its modules not be compiled (if `bytecode` is wanted), or the store not be written.
-    pub fn environment(&self, store: &Store, bytecode: bool) -> Result<Environment, ImportError> {
-        let _shared = store.share()?;
+    pub fn environment(&self, store: &Store, bytecode: bool) -> Result<(Environment, Option<Arc<Claim>>), ImportError> {
         let question = self.question(bytecode)?;
         if let Some(known) = answers::find(store, &question)
-            && let Some(environment) = environment::get(store, &known.signature)?
-            && store.tree(&environment.tree).is_ok()
+            && let Some(built) = build::claimed(store, &known.signature)?
+            && store.tree(&built.environment.tree).is_ok()
         {
-            environment::touch(store, &environment.signature);
-            return Ok(environment);
+            return Ok((built.environment, built.kept));
         }
-        let environment = self.take(store, bytecode)?;
-        if let Err(error) = Answer::new(environment.signature, None, None).keep(store, &question) {
+        let built = self.take(store, bytecode)?;
+        if let Err(error) = Answer::new(built.environment.signature, None, None).keep(store, &question) {
             tracing::debug!("this Python will be read again the next time: {error}");
         }
-        Ok(environment)
+        Ok((built.environment, built.kept))
     }
 
-    fn take(&self, store: &Store, bytecode: bool) -> Result<Environment, ImportError> {
+    fn take(&self, store: &Store, bytecode: bool) -> Result<Built, ImportError> {
         let destination = Destination::in_store(store)?;
         let subdir = Subdir::current().unwrap_or(Subdir::NOARCH);
         let python = VenvPython::of_program(&self.program, &self.version)?;
@@ -111,7 +112,7 @@ impl MachinePython {
             link_scripts: None,
             base: None,
         };
-        Ok(build::finish(&destination, &request, &contents, 1, written)?.environment)
+        Ok(build::finish(&destination, &request, &contents, 1, written)?)
     }
 
     /// Where it is and what its program is like: as long as that stays, so does the environment.

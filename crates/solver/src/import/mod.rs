@@ -26,10 +26,10 @@ use envfs_store::Store;
 use envfs_store::capture::Change;
 use envfs_store::environment::{Environment, PackageKind};
 use envfs_store::ingest::Written;
+use envfs_store::lease::Claim;
 use envfs_store::path::InvalidPath;
 use envfs_store::tree::merge::Clash;
 use envfs_store::view::PrefixError;
-use envfs_store::workspace::Workspace;
 
 use crate::build::{self, Archive, BuildError, BuildProgress, Destination, LinkScripts};
 use crate::network::Network;
@@ -78,6 +78,8 @@ pub struct Imported {
     pub written: Written,
     /// Paths that more than one package brings.
     pub clashes: Vec<Clash>,
+    /// Keeps it from being collected as long as this lives; none where the store cannot be written.
+    pub kept: Option<Arc<Claim>>,
 }
 
 /// One package of what was imported.
@@ -210,11 +212,7 @@ pub async fn import(
     request: ImportRequest,
     progress: &dyn BuildProgress,
 ) -> Result<Imported, ImportError> {
-    let _shared = store.share()?;
-    let destination = Destination {
-        store: store.clone(),
-        workspace: Arc::new(Workspace::create(store)?),
-    };
+    let destination = Destination::in_store(store)?;
     let (request, found) = blocking(move || {
         let found = Surveyed::of(&request.prefix, request.keep_outside)?;
         Ok((request, found))

@@ -4,9 +4,10 @@
 
 use crate::digest::Digest;
 use crate::environment::Environment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::Written;
 use crate::layer::{Entry, EntryKind, Layer};
+use crate::lease::Claim;
 use crate::path::EnvPath;
 use crate::signature;
 use crate::store::Store;
@@ -18,7 +19,8 @@ use crate::workspace::Workspace;
 pub(super) const REMOVED: &str = "removed";
 pub(super) const BOUND: &str = "bound";
 
-/// The environment that `layer` makes of `environment`, recorded. Its tree stands on the old one's.
+/// The environment that `layer` makes of `environment`, recorded, and not collected as long as the claim lives. Its tree stands
+/// on the old one's.
 ///
 /// # Errors
 /// When something of the environment is missing or damaged, or the store cannot be written.
@@ -28,11 +30,12 @@ pub fn commit(
     environment: &Environment,
     layer: &Layer,
     mut written: Written,
-) -> Result<Environment> {
+) -> Result<(Environment, Option<Claim>)> {
     let signature = signature::of_change(&environment.subdir, &environment.signature, &layer.archive);
     let _reservation = store.reserve(&format!("environment-{signature}"))?;
-    if let Some(found) = crate::environment::get(store, &signature)? {
-        return Ok(found);
+    match Claim::take(store, &signature) {
+        Err(Error::Missing { .. }) => {}
+        found => return found,
     }
     let tree = apply(store, workspace, &environment.tree, layer)?;
     written += Written {
@@ -44,8 +47,7 @@ pub fn commit(
     changed.base = Some(environment.signature);
     changed.variables.clone_from(&environment.variables);
     changed.added = written;
-    changed.publish(store, workspace)?;
-    Ok(changed)
+    Claim::publish(store, workspace, &changed)
 }
 
 /// The tree that `layer` makes of the tree `digest`, on which it stands. Durable.

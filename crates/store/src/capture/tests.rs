@@ -118,7 +118,8 @@ impl Fixture {
 
     fn commit(&self) -> Environment {
         let (layer, written) = self.capture().unwrap().unwrap();
-        commit(&self.store, &self.workspace, &self.environment, &layer, written).unwrap()
+        let (environment, _kept) = commit(&self.store, &self.workspace, &self.environment, &layer, written).unwrap();
+        environment
     }
 
     /// What is read at `path` in an environment that is seen elsewhere.
@@ -295,7 +296,7 @@ fn a_directory_of_another_installer_is_compared_whole() {
         &captured.layer,
         captured.written,
     );
-    let tree = fixture.store.tree(&environment.unwrap().tree).unwrap();
+    let tree = fixture.store.tree(&environment.unwrap().0.tree).unwrap();
     // A link to a place in the directory leads to the same place wherever it is seen.
     let link = tree.find(b"bin/link").unwrap().unwrap();
     assert_eq!(link.symlink_target().unwrap(), b"../lib/one");

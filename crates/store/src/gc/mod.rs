@@ -187,15 +187,19 @@ pub fn holders(store: &Store, object: &Digest) -> Result<Vec<Digest>> {
     Ok(found)
 }
 
-/// All environments in their places.
+/// All environments in their places. None of them inherits from itself.
 pub(crate) fn load_all(store: &Store) -> Result<BTreeMap<Digest, Environment>> {
     let signatures = environment::own_signatures(store)?.into_iter();
-    signatures
+    let environments: BTreeMap<_, _> = signatures
         .filter_map(|signature| match environment::get(store, &signature) {
             Ok(found) => found.map(|environment| Ok((signature, environment))),
             Err(error) => Some(Err(error)),
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    for environment in environments.values() {
+        environment::check_circle(store, environment, |base| environments.get(base)?.base)?;
+    }
+    Ok(environments)
 }
 
 fn choose_environments(

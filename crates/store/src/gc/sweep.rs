@@ -83,17 +83,9 @@ impl<'a> Sweep<'a> {
         }
         // What inherits goes before what it inherits from: each record that stays has its base.
         let mut signatures: Vec<_> = confirmed.into_iter().collect();
-        let bases = |signature: &Digest| {
+        signatures.sort_by_cached_key(|signature| {
             let environment = environment::get(self.store, signature).ok().flatten();
-            environment.and_then(|environment| environment.base)
-        };
-        signatures.sort_by_key(|signature| {
-            let mut depth = 0_u32;
-            let mut at = bases(signature);
-            while let Some(base) = at {
-                depth += 1;
-                at = bases(&base);
-            }
+            let depth = environment.map_or(0, |environment| environment.bases(self.store).count());
             (std::cmp::Reverse(depth), *signature)
         });
         for signature in signatures {

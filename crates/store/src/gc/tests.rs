@@ -77,6 +77,42 @@ fn what_is_made_again_goes_with_what_it_belongs_to() {
     assert_eq!(crate::trace::Trace::load(&store, &tree), None);
 }
 
+/// As damage cannot make them, for what is written is sealed, but somebody who may write can.
+#[test]
+fn records_that_inherit_from_each_other_are_told_and_hold_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let first = build(&store, &[1], None).unwrap();
+    let heir = build(&store, &[1, 2], Some(&first)).unwrap();
+    let last = build(&store, &[1, 2, 3], Some(&heir)).unwrap();
+    let mut circular = first.clone();
+    circular.base = Some(heir.signature);
+    let workspace = Workspace::create(&store).unwrap();
+    circular.publish(&store, &workspace).unwrap();
+    let is_told = |error: Error| {
+        let told = error.to_string();
+        let names = [&first, &heir].map(|environment| environment.signature.to_string());
+        assert!(names.iter().all(|name| told.contains(name)), "{told}");
+    };
+    is_told(collect(&store, &NOW, &Nowhere(&store)).unwrap_err());
+    is_told(kept(&store, 1, &Nowhere(&store)).unwrap_err());
+    is_told(shares::shares(&store).unwrap_err());
+    is_told(last.all_packages(&store).unwrap_err());
+    is_told(last.is_changed(&store).unwrap_err());
+    let findings = store.verify().unwrap().findings;
+    let found: BTreeSet<&str> = findings.iter().map(|finding| finding.name.as_str()).collect();
+    for environment in [&first, &heir, &last] {
+        assert!(found.contains(environment.signature.to_string().as_str()), "{found:?}");
+    }
+    // What stands on none of them is put back from the trash in no endless way either.
+    for environment in [&circular, &heir] {
+        let generation = trash::Generation::create(store.root()).unwrap();
+        let place = environment::own_path(&store, &environment.signature);
+        generation.take("environments", &place).unwrap();
+    }
+    is_told(last.publish(&store, &workspace).unwrap_err());
+}
+
 fn gc(store: &Store) -> Collected {
     collect(store, &NOW, &Nowhere(store)).unwrap()
 }

@@ -284,15 +284,24 @@ impl<'a> Mender<'a> {
 
     /// The record of an environment, with all that it stands on.
     pub(super) fn environment(&self, signature: &Digest, donors: &[Store]) -> Result<bool> {
+        self.environment_below(signature, donors, &mut Vec::new())
+    }
+
+    /// `heirs` are waiting for it, and it cannot stand on them.
+    fn environment_below(&self, signature: &Digest, donors: &[Store], heirs: &mut Vec<Digest>) -> Result<bool> {
         for donor in donors {
             let Ok(Some(found)) = environment::get(donor, signature) else {
                 continue;
             };
             if let Some(base) = &found.base
                 && !matches!(environment::get(self.store, base), Ok(Some(_)))
-                && !self.environment(base, donors)?
             {
-                continue;
+                heirs.push(*signature);
+                let is_there = !heirs.contains(base) && self.environment_below(base, donors, heirs)?;
+                heirs.pop();
+                if !is_there {
+                    continue;
+                }
             }
             let is_whole = content::verify_bytes(&self.store.tree_path(&found.tree), &found.tree).is_ok();
             match self.store.tree(&found.tree) {

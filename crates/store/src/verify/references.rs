@@ -79,11 +79,10 @@ impl References {
         layers_of(environment).for_each(|layer| stands_on(layer.to_string()));
         let mut trees = vec![environment.tree];
         let mut base = environment.base;
-        while let Some(below) = base {
-            stands_on(below.to_string());
-            let Ok(Some(below)) = environment::get(store, &below) else {
-                break;
-            };
+        for below in environment.bases(store) {
+            // Also one that is missing.
+            base.into_iter().for_each(|base| stands_on(base.to_string()));
+            let Ok(below) = below else { break };
             stands_on(below.tree.to_string());
             trees.push(below.tree);
             base = below.base;
@@ -150,6 +149,11 @@ fn of_environment(store: &Store, environment: &Environment, damaged: &HashSet<St
     {
         let path = environment::path(store, base);
         found.push(Finding::missing(Kind::Environment, &path, base, &needed));
+    }
+    let base_of = |base: &Digest| environment::get(store, base).ok().flatten()?.base;
+    if let Err(error) = environment::check_circle(store, environment, base_of) {
+        let path = environment::own_path(store, &signature);
+        found.push(Finding::damaged(Kind::Environment, &path, &error));
     }
     for layer in layers_of(environment).filter(|layer| !store.has_layer(layer)) {
         let path = store.layer_path(&layer);
