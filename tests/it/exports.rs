@@ -164,6 +164,17 @@ fn builds_and_what_is_needed_are_left_out_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_lock_agrees_where_the_index_does_not_say_what_wheels_need() {
+    let Some(room) = Room::new() else { return };
+    let project = "[project]\nname = 'x'\nversion = '1'\ndependencies = ['other']\n";
+    room.envfs.write("pyproject.toml", project);
+    room.envfs.run(["lock", "-c", &room.channel.url(), "-f", "pyproject.toml"]);
+    let lock = fs::read_to_string(room.envfs.path().join("pixi.lock")).unwrap();
+    assert!(lock.contains("greeting>=1"), "the wheel itself says it: {lock}");
+    room.envfs.run(["lock", "--check"]);
+}
+
+#[test]
 fn one_lock_is_for_several_platforms_and_both_worlds() {
     let Some(uv) = pypi::uv() else { return };
     let mut envfs = Envfs::new();
