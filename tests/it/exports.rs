@@ -164,6 +164,17 @@ fn builds_and_what_is_needed_are_left_out_where_that_is_asked_for() {
 }
 
 #[test]
+fn what_is_built_is_exported_for_its_own_platform_alone() {
+    let Some(room) = Room::new() else { return };
+    let own = ["--platform", "linux-64"];
+    assert!(room.export("pixi", &own).success().contains("linux-64"));
+    for format in ["pixi", "environment"] {
+        let refused = room.export(format, &["--platform", "win-64"]);
+        refused.refused(1, &["is for linux-64, and not for win-64", "export the lock or the spec"]);
+    }
+}
+
+#[test]
 fn a_lock_agrees_where_the_index_does_not_say_what_wheels_need() {
     let Some(room) = Room::new() else { return };
     let project = "[project]\nname = 'x'\nversion = '1'\ndependencies = ['other']\n";
