@@ -170,7 +170,10 @@ fn what_is_built_is_exported_for_its_own_platform_alone() {
     assert!(room.export("pixi", &own).success().contains("linux-64"));
     for format in ["pixi", "environment"] {
         let refused = room.export(format, &["--platform", "win-64"]);
-        refused.refused(1, &["is for linux-64, and not for win-64", "export the lock or the spec"]);
+        refused.refused(
+            1,
+            &["is for linux-64, and not for win-64", "export the lock or the spec"],
+        );
     }
 }
 
@@ -179,7 +182,8 @@ fn a_lock_agrees_where_the_index_does_not_say_what_wheels_need() {
     let Some(room) = Room::new() else { return };
     let project = "[project]\nname = 'x'\nversion = '1'\ndependencies = ['other']\n";
     room.envfs.write("pyproject.toml", project);
-    room.envfs.run(["lock", "-c", &room.channel.url(), "-f", "pyproject.toml"]);
+    room.envfs
+        .run(["lock", "-c", &room.channel.url(), "-f", "pyproject.toml"]);
     let lock = fs::read_to_string(room.envfs.path().join("pixi.lock")).unwrap();
     assert!(lock.contains("greeting>=1"), "the wheel itself says it: {lock}");
     room.envfs.run(["lock", "--check"]);

@@ -157,7 +157,8 @@ impl Reader {
         }
         if self.document.project.is_none() && texts.is_empty() && known_groups.is_empty() {
             return Err(self.error(
-                "it names no dependencies: it has neither [project] nor [tool.poetry] nor [dependency-groups]",
+                "it names no dependencies: it has neither [project] nor [tool.poetry] nor [dependency-groups]; a file in the form of \
+                 envfs.toml or pixi.toml must be called so",
             ));
         }
         for extra in &parts.extras {
