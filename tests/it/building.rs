@@ -40,6 +40,10 @@ _tries("shown", lambda: open(os.environ["HOME"] + "/setting", "a").close())
 _tries("kill", lambda: os.kill(int(os.environ["TESTER"]), 0))
 _tries("remount", lambda: os.system("mount -o remount,rw,bind / / 2>/dev/null") and _writes("/was-here"))
 _tries("device", lambda: os.mknod(os.environ["TMPDIR"] + "/device", 0o660 | 0o020000, os.makedev(1, 1)))
+# Whoever puts the wheel together must not write where this leads.
+_plant = os.path.dirname(os.environ["HOME"]) + "/mine-1.0-py3-none-any.whl"
+_victim = json.loads(os.environ["PLACES"])["home"] + "/was-here"
+_tries("planted", lambda: os.path.lexists(_plant) or os.symlink(_victim, _plant))
 _told.append("reads " + open(os.environ["HOME"] + "/setting").read())
 with open("src/" + next(n for n in os.listdir("src") if n.endswith(".py")), "a") as _module:
     _module.write("TOLD = " + repr(_told) + "\n")
@@ -112,6 +116,7 @@ fn build_what_is_hostile(who: Who) {
     let expected = read_only.chain(
         [
             "own done",
+            "planted done",
             "temporary done",
             "cached done",
             "lock Read-only file system",

@@ -61,6 +61,48 @@ fn a_disk_that_is_full_or_fails_at_any_step() {
     println!("failed at a step, and the exit code: {counts:?}");
 }
 
+/// Of a migration also the report lies on that disk; what it failed at is told there, or if that cannot be written, at once.
+#[test]
+fn a_migration_on_a_disk_that_is_full_or_fails_at_any_step() {
+    let world = World::new(None);
+    let change = world.migration();
+    let disk = world.store().parent().unwrap().to_owned();
+    world.reset(&change);
+    let whole = steps::run(&mut world.command(&change), Watched::below(&disk), |_| Verdict::Happens);
+    assert!(whole.finished.status.success(), "{}", whole.finished);
+    let count = whole.steps.len();
+    whole.wait_for_all();
+    let mut counts = BTreeMap::new();
+    for failing in spread(count, 2 * STEPS) {
+        for fault in [Fault::Full, Fault::Once(Errno::EIO)] {
+            world.reset(&change);
+            let ended = steps::run(&mut world.command(&change), Watched::below(&disk), move |step| {
+                fault.verdict(step, failing)
+            });
+            let case = format!("{fault:?}, {}", case(&change, &ended, failing));
+            assert_eq!(wrongs(world.store()), [""; 0], "{case}");
+            assert_between(&Content::of(world.store()), &change, &case);
+            let finished = &ended.finished;
+            assert!(!finished.stderr.contains("panicked"), "{case}");
+            let report = std::fs::read_to_string(world.report().join("report.json")).unwrap_or_default();
+            let told = format!("{}{report}", finished.stderr);
+            if finished.status.success() {
+                assert_eq!(Content::of(world.store()), change.after, "{case}");
+                assert!(report.contains("\"succeeded\": true"), "{report}: {case}");
+            } else {
+                assert_eq!(finished.status.code(), Some(1), "{case}");
+                for part in [&disk.display().to_string(), fault.message()] {
+                    assert!(told.contains(part), "`{part}` is missing in {told}: {case}");
+                }
+            }
+            again(&world, &change, &case);
+            *counts.entry(finished.status.code()).or_insert(0) += 1;
+            ended.wait_for_all();
+        }
+    }
+    println!("of {count} steps, the exit code of those that failed: {counts:?}");
+}
+
 /// What a disk does wrong.
 #[derive(Clone, Copy, Debug)]
 enum Fault {

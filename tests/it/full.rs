@@ -1,8 +1,11 @@
 //! Machines that have run out of something: what is mounted goes on, what is built is refused in words that say what is missing,
 //! nothing is half there, and with room the next build succeeds.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use envfs_store::digest::Digest;
 use envfs_store::workspace::Workspace;
@@ -189,6 +192,37 @@ fn a_quota_that_is_used_up() {
     world.built(0);
     world.envfs.assert_sound();
     drop(disk);
+}
+
+/// The same where a quota is for a directory and whoever writes there, root too.
+#[test]
+fn a_quota_of_a_subvolume_that_is_used_up() {
+    let world = World::new();
+    let store = world.envfs.store_path();
+    let Some(disk) = Volume::btrfs(&store, 256 << 20) else {
+        return;
+    };
+    let limit = |amount: &str| {
+        let mut btrfs = Command::new("btrfs");
+        finish(btrfs.args(["qgroup", "limit", amount]).arg(disk.path())).success();
+    };
+    finish(Command::new("btrfs").args(["quota", "enable"]).arg(disk.path())).success();
+    let kept = world.built(1);
+    limit("5m");
+    for _ in 0..2 {
+        finish(&mut world.build(0)).refused(1, &["quota is used up", "--store DIR"]);
+        world.envfs.assert_sound();
+    }
+    assert_eq!(world.envfs.json(["ls"]).as_array().unwrap().len(), 1);
+    if is_possible() {
+        let place = world.envfs.path().join("place");
+        let mounted = Mounted::with(&world.envfs, &kept, &place, Who::Tester, &["--backend", "fuse"]);
+        world.assert_serves(&place, 1);
+        mounted.unmount();
+    }
+    limit("none");
+    world.built(0);
+    world.envfs.assert_sound();
 }
 
 /// A disk that is taken away in the middle: from then on the kernel gives an input/output error for everything that it must ask it.
@@ -408,6 +442,104 @@ fn a_server_that_may_have_little_memory() {
     }
     println!("{} died, {} served on", lived[0], lived[1]);
     assert!(lived[1] > 0, "with enough it goes on");
+}
+
+/// While it serves the kernel kills it, because something else in its group needs more: its keeper starts another, and if that was
+/// killed too, the mount is mended by whoever asks for it.
+#[test]
+fn a_server_that_is_killed_for_want_of_memory() {
+    if !user::is_root() || !is_possible() {
+        return skip("a server that is killed for want of memory: only root can say who is to be killed");
+    }
+    let world = World::new();
+    let signature = world.built(0).to_string();
+    let place = world.envfs.path().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let place_text = place.to_str().unwrap();
+    let mut seen = BTreeMap::new();
+    for round in 0..6 {
+        let Some(group) = MemoryGroup::new(256 << 20) else {
+            return;
+        };
+        let mut mount = world.envfs.command();
+        mount.args(["mount", "--backend", "fuse", &signature, place_text]);
+        finish(&mut group.holds(&mount)).success();
+        let row = row_of(&world.envfs, place_text);
+        let server = row["pid"].clone();
+        let dies_with_its_keeper = round % 2 == 1;
+        let victims = [&row["pid"], &row["keeper_pid"]];
+        for pid in &victims[..1 + usize::from(dies_with_its_keeper)] {
+            std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000").unwrap();
+        }
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read_until(&place, &is_over));
+            // It needs twice what there is, and is itself killed in the end.
+            let mut hog = Command::new("python3");
+            hog.args(["-c", "x = []\nwhile True: x.append(bytearray(1 << 20))"]);
+            let hog = finish(group.holds(&hog).stdin(Stdio::null()));
+            assert!(hog.status.code().is_none(), "{hog}");
+            if !dies_with_its_keeper {
+                for _ in 0..200 {
+                    let row = row_of(&world.envfs, place_text);
+                    if row["state"] == "serving" && row["pid"] != server {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                world.assert_serves(&place, 0);
+            }
+            is_over.store(true, Ordering::Relaxed);
+            for (what, count) in reader.join().unwrap() {
+                *seen.entry((dies_with_its_keeper, what)).or_insert(0_u64) += count;
+            }
+        });
+        assert!(group.kills() >= 2, "{} were killed", group.kills());
+        assert_ne!(row_of(&world.envfs, place_text)["pid"], server);
+        // Outside of the group.
+        let ensured = world
+            .envfs
+            .json(["mount", "--ensure", "--backend", "fuse", &signature, place_text]);
+        assert_eq!(ensured["changed"], dies_with_its_keeper, "{ensured}");
+        world.assert_serves(&place, 0);
+        world.envfs.run(["umount", place_text]);
+        world.envfs.assert_sound();
+    }
+    println!("whether the keeper was killed too, and what readers saw: {seen:?}");
+    assert!(
+        seen.keys()
+            .all(|(_, what)| matches!(what.as_str(), "right" | "EIO" | "ENOTCONN" | "ECONNABORTED")),
+        "{seen:?}"
+    );
+    assert!(
+        seen[&(false, "right".to_owned())] > 0 && seen[&(true, "right".to_owned())] > 0,
+        "{seen:?}"
+    );
+}
+
+/// How `envfs ps` shows the mount at `place`.
+fn row_of(envfs: &Envfs, place: &str) -> serde_json::Value {
+    let rows = envfs.json(["ps"]);
+    let row = rows.as_array().unwrap().iter().find(|row| row["mount_point"] == place);
+    row.unwrap_or_else(|| panic!("{rows:#}")).clone()
+}
+
+/// Reads files of the first package again and again. Right bytes or an error: how often which.
+fn read_until(place: &Path, is_over: &AtomicBool) -> BTreeMap<String, u64> {
+    let mut seen = BTreeMap::new();
+    let mut numbers = (0..SMALL_FILES).cycle();
+    while !is_over.load(Ordering::Relaxed) {
+        let file = numbers.next().unwrap();
+        let what = match std::fs::read(place.join(format!("share/tool-0/{file}"))) {
+            Ok(bytes) => {
+                assert!(bytes == noise(u32::from(file), 2000), "{file}");
+                "right".to_owned()
+            }
+            Err(error) => format!("{:?}", nix::errno::Errno::from_raw(error.raw_os_error().unwrap())),
+        };
+        *seen.entry(what).or_default() += 1;
+    }
+    seen
 }
 
 /// A disk in a file on another one that becomes full: writes succeed, and syncs do not.

@@ -12,6 +12,7 @@ mod corruption;
 mod crash;
 mod crowd;
 mod cuts;
+mod disks;
 mod ensured;
 mod exports;
 mod full;

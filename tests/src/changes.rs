@@ -118,6 +118,12 @@ impl World {
         &self.store
     }
 
+    /// Where a migration reports.
+    #[must_use]
+    pub fn report(&self) -> &Path {
+        &self.report
+    }
+
     /// All changes that can be tried here.
     ///
     /// # Panics

@@ -32,17 +32,84 @@ impl Volume {
     /// When its directory cannot be made.
     #[must_use]
     pub fn in_memory(path: &Path, options: &str) -> Option<Self> {
-        if !is_possible("tmpfs") {
+        Self::mounted(
+            path,
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]),
+        )
+    }
+
+    /// The same with XFS; `options` are those of mkfs.xfs(8), which makes none below 300 MiB.
+    ///
+    /// # Panics
+    /// When it cannot be mounted by root.
+    #[must_use]
+    pub fn xfs(path: &Path, size_bytes: u64, options: &[&str]) -> Option<Self> {
+        let mut words = vec!["mkfs.xfs", "-q", "-f", "-K"];
+        words.extend(options);
+        Self::in_file(path, size_bytes, &words)
+    }
+
+    /// The same with btrfs.
+    ///
+    /// # Panics
+    /// When it cannot be mounted by root.
+    #[must_use]
+    pub fn btrfs(path: &Path, size_bytes: u64) -> Option<Self> {
+        Self::in_file(path, size_bytes, &["mkfs.btrfs", "-q", "-f", "-K"])
+    }
+
+    /// An overlayfs over an empty directory, all of it beside `path`.
+    ///
+    /// # Panics
+    /// When its directories cannot be made.
+    #[must_use]
+    pub fn overlay(path: &Path) -> Option<Self> {
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|end| path.with_extension(end));
+        for directory in [&lower, &upper, &work] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        Self::mounted(
+            path,
+            Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]),
+        )
+    }
+
+    /// What a program shows by FUSE of a directory beside `path` (bindfs(1)), as one that a server shows over a network, without that.
+    ///
+    /// # Panics
+    /// When its directories cannot be made.
+    #[must_use]
+    pub fn passed_through(path: &Path) -> Option<Self> {
+        if Command::new("bindfs").arg("--version").output().is_err() {
+            skip("a file system of a program: bindfs is not installed");
+            return None;
+        }
+        let behind = path.with_extension("behind");
+        std::fs::create_dir_all(&behind).unwrap();
+        Self::mounted(
+            path,
+            Command::new("bindfs")
+                .args(["-o", "allow_other,default_permissions"])
+                .arg(behind),
+        )
+    }
+
+    /// What `mount` mounts at `path`, which it is given last.
+    fn mounted(path: &Path, mount: &mut Command) -> Option<Self> {
+        let what = format!("{mount:?}");
+        if !is_possible(&what) {
             return None;
         }
         std::fs::create_dir_all(path).unwrap();
-        let mounted = finish(
-            Command::new("mount")
-                .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-                .arg(path),
-        );
+        let mounted = finish(mount.arg(path));
         if !mounted.status.success() {
-            skip(&format!("a tmpfs with {options}: {}", mounted.stderr.trim()));
+            skip(&format!("{what}: {}", mounted.stderr.trim()));
             return None;
         }
         Some(Self {

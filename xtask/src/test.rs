@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::{bench, channel, envfs, fuzz, posix, sh, soak, supply, system, tidy};
 
 /// The programs that tests use, and the Debian packages that have them.
-pub(crate) const NEEDED: [(&str, &str); 11] = [
+pub(crate) const NEEDED: [(&str, &str); 13] = [
     ("fusermount3", "fuse3"),
     ("mount", "mount"),
     ("python3", "python3"),
@@ -25,6 +25,8 @@ pub(crate) const NEEDED: [(&str, &str); 11] = [
     ("rsync", "rsync"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("bindfs", "bindfs"),
 ];
 
 /// Optional data beside the repository; tests that use it say loudly when they skip.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use envfs_fuse::backend::BackendError;
@@ -62,6 +63,16 @@ impl CliError {
             exit_code,
             is_silent: true,
             ..Self::new("")
+        }
+    }
+
+    /// What could not be done with a file, and what to do about it.
+    pub(crate) fn at(action: &str, path: &Path, error: &std::io::Error) -> Self {
+        let cause = Self::of(error);
+        Self {
+            causes: vec![cause.message],
+            help: cause.help,
+            ..Self::new(format!("cannot {action} `{}`", path.display()))
         }
     }
 

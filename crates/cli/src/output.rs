@@ -47,10 +47,14 @@ pub(crate) fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// Makes a directory, and what is missing above it.
+pub(crate) fn make_directory(path: &Path) -> Result<(), CliError> {
+    std::fs::create_dir_all(path).map_err(|error| CliError::at("make", path, &error))
+}
+
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    write_document(path, bytes)
-        .map_err(|error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string()))
+    write_document(path, bytes).map_err(|error| CliError::at("write", path, &error))
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell; the columns named in `right` are aligned right.

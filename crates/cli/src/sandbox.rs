@@ -17,6 +17,7 @@ use envfs_fuse::{Forgotten, Limits, confine};
 use envfs_solver::{BuildSandbox, Confines};
 use envfs_store::Digest;
 use envfs_store::lease::LeaseKind;
+use envfs_store::workspace::Workspace;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
@@ -96,9 +97,11 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
     // Whoever waits for it is the only one who wants it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)?;
     let own = Own::create(&args.room)?;
+    // Out of its reach: what we do there when it has ended must be what we made there.
+    let beside = args.room.parent().unwrap_or(&args.room);
     let kept = args.forgotten.iter().enumerate().map(|(at, directory)| Forgotten {
         directory: directory.clone(),
-        kept_in: args.room.join(format!("forgotten-{at}")),
+        kept_in: beside.join(format!("forgotten-{at}")),
     });
     let limits = Limits {
         network: true,
@@ -127,9 +130,10 @@ pub(crate) fn execute(context: &Context, args: &BuildArgs) -> Result<ExitCode, C
             let service = service(&store, &environment, &prefix, LeaseKind::Run)?;
             let mut command = activate::command(&service.view, &environment.variables, surroundings, &args.command)?;
             command.directory = directory;
+            let workspace = Workspace::create(&store)?;
             let sandbox = Sandbox {
                 service: &service,
-                state: &State::at(&args.room.join("state")),
+                state: &State::at(&workspace.path().join("scratch")),
                 limits: Some(&limits),
                 output: None,
             };

@@ -5,7 +5,7 @@
 //! it ended comes out. It dies with the process that started it, and takes the command along.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::activate::DEFAULT_PATH;
 use crate::error::CliError;
+use crate::output;
 
 /// The command that nobody types.
 pub(crate) const COMMAND: &str = "run-in-sandbox";
@@ -83,7 +84,7 @@ impl Scratch {
             workspace: Workspace::create(store)?,
         };
         for directory in [this.home(), this.temporary()] {
-            fs::create_dir_all(&directory)?;
+            output::make_directory(&directory)?;
         }
         Ok(this)
     }
@@ -188,7 +189,7 @@ pub(crate) fn execute() -> Result<ExitCode, CliError> {
         directory: Some(request.directory),
     };
     let finished = run::run_in(&sandbox, &command)?;
-    crate::output::json(&Ended {
+    output::json(&Ended {
         exit_code: finished.exit_code,
         duration: finished.duration,
     })?;

@@ -298,5 +298,5 @@ fn missing_is_fine(error: io::Error) -> io::Result<()> {
 
 fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CliError {
     let path = path.to_owned();
-    move |error| CliError::new(format!("cannot {action} `{}`", path.display())).because(error.to_string())
+    move |error| CliError::at(action, &path, &error)
 }

@@ -144,19 +144,24 @@ impl State {
     /// When a command writes to it, or something cannot be removed.
     pub fn discard(&self) -> Result<(), WritableError> {
         let alone = self.lock()?;
+        self.remove()?;
+        drop(alone);
+        // A directory of the user's own may hold other things.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    /// What whoever holds the lock removes.
+    fn remove(&self) -> Result<(), WritableError> {
         // The record goes last: as long as it is there, another try finds the state.
         for part in ["upper", "work"] {
             envfs_store::remove_tree(&self.root.join(part))?;
         }
         let path = self.record_path();
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &path)(error)),
-            _ => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system("remove", &path)(error)),
+            _ => Ok(()),
         }
-        drop(alone);
-        // A directory of the user's own may hold other things.
-        let _ = fs::remove_dir(&self.root);
-        Ok(())
     }
 
     /// Keeps the state from everybody else's hands until what is returned is dropped.
@@ -217,6 +222,10 @@ impl State {
             &self.root.join("work"),
             attributes,
         )
+        .map_err(|refused| match refused.source.raw_os_error() {
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => unfit(refused.source),
+            _ => refused,
+        })
     }
 
     /// Marks the notes as removed, as overlayfs would: a device with the number 0/0 (overlayfs.rst, "whiteouts").
@@ -228,6 +237,8 @@ impl State {
             match rustix::fs::mknodat(rustix::fs::CWD, &place, FileType::CharacterDevice, Mode::empty(), 0) {
                 // By one that was killed before it had made the rest.
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                // Another overlayfs keeps this number to itself.
+                Err(errno @ rustix::io::Errno::PERM) => return Err(unfit(errno.into()).into()),
                 Err(errno) => return Err(system("hide", &place)(errno.into())),
             }
         }
@@ -246,9 +257,27 @@ impl State {
 /// When the state belongs to something else, or the kernel refuses.
 pub fn mount(lower: &OwnedFd, state: &State, record: &StateRecord, tree: &Tree) -> Result<(), WritableError> {
     let _alone = state.lock()?;
+    let is_new = !state.record_path().exists();
     let attributes = state.prepare(record, tree)?;
-    let overlay = state.overlay(lower, &record.signature, attributes)?;
-    Ok(detached::attach(&overlay, &record.mount_point)?)
+    let mounted = state
+        .overlay(lower, &record.signature, attributes)
+        .and_then(|overlay| detached::attach(&overlay, &record.mount_point));
+    if mounted.is_err() && is_new {
+        // What nobody can have written to keeps no environment.
+        state.remove()?;
+    }
+    Ok(mounted?)
+}
+
+/// Overlayfs does not write to every file system: to no other overlayfs, and to few of networks and programs (overlayfs.rst, "Upper and
+/// Lower").
+fn unfit(source: io::Error) -> Refused {
+    Refused {
+        action: "keep what is written on that file system, which it can on ext4, xfs, btrfs and tmpfs: use a store there with --store, \
+                 or name a directory there with --upper",
+        file_system: "overlayfs",
+        source,
+    }
 }
 
 /// The paths of the notes to other installers that `tree` holds.

@@ -38,7 +38,8 @@ pub struct Confines<'a> {
     /// The environment that it runs in, mounted for it alone and activated; what it writes there is forgotten. None: it has
     /// only the programs of the machine.
     pub environment: Option<&'a Environment>,
-    /// A directory of its own, that goes when it has ended.
+    /// A directory of its own, in one that holds nothing else. What lies beside it the build cannot write to. Both go when it has
+    /// ended; until then what is found in it may be anything, and is neither followed nor written to.
     pub room: &'a Path,
     /// Directories that it may write to.
     pub writable: Vec<PathBuf>,
@@ -224,13 +225,14 @@ impl SourceBuilder<'_> {
         source: &LockedSource,
         question: &str,
     ) -> Result<BuiltWheel, SourceError> {
-        let room = tempfile::Builder::new()
+        let place = tempfile::Builder::new()
             .prefix("build-")
             .tempdir_in(workspace.path())
             .map_err(|error| no_wheel(source, &error))?;
-        let prefix = room.path().join("prefix");
-        fs::create_dir(&prefix).map_err(|error| no_wheel(source, &error))?;
-        let mut command = self.uv.command(room.path());
+        let room = place.path().join("room");
+        let prefix = room.join("prefix");
+        fs::create_dir_all(&prefix).map_err(|error| no_wheel(source, &error))?;
+        let mut command = self.uv.command(&room);
         command
             .env("SOURCE_DATE_EPOCH", SOURCE_DATE_S)
             .args(["pip", "install", "--no-deps", "--python", "python"])
@@ -248,11 +250,11 @@ impl SourceBuilder<'_> {
         if !matches!(source.place(), SourcePlace::Directory { is_editable: true, .. }) {
             command.arg(source.requirement());
         }
-        let mut command = confined(self.uv, self.sandbox, Some(environment), command, room.path(), writable);
+        let mut command = confined(self.uv, self.sandbox, Some(environment), command, &room, writable);
         if let Err(error) = self.uv.run(&mut command) {
             return Err(self.explain(store, workspace, source, error));
         }
-        let wheel = repack(&prefix, room.path()).map_err(|error| no_wheel(source, &error))?;
+        let wheel = repack(&prefix, place.path()).map_err(|error| no_wheel(source, &error))?;
         let file_name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(built::keep(store, workspace, question, &wheel, &file_name)?)
     }

@@ -105,8 +105,13 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Distributio
         source,
     })?;
     let indexes = Indexes::of(&request.requirements.sources, uv)?;
-    let text = compile(uv, request, &provided, &indexes, directory.path())?;
-    let pylock = Pylock::parse(&text, &directory.path().join(OUTPUT))?;
+    let room = directory.path().join("room");
+    fs::create_dir(&room).map_err(|source| WheelsError::Io {
+        path: room.clone(),
+        source,
+    })?;
+    let text = compile(uv, request, &provided, &indexes, &room)?;
+    let pylock = Pylock::parse(&text, &room.join(OUTPUT))?;
 
     let mut chosen: Vec<_> = pinned.iter().cloned().map(Distribution::Wheel).collect();
     for package in pylock.packages() {
@@ -278,7 +283,13 @@ fn compile(
     uv.run(&mut command)
         .map_err(|error| explain::explain(error, request, provided))?;
     let path = directory.join(OUTPUT);
-    fs::read_to_string(&path).map_err(|source| WheelsError::Io { path, source })
+    let is_file = || Ok(fs::symlink_metadata(&path)?.is_file());
+    let text = is_file().and_then(|is_file| match is_file {
+        true => fs::read_to_string(&path),
+        // What ran there may have put anything in its place.
+        false => Err(io::Error::other("it is no file")),
+    });
+    text.map_err(|source| WheelsError::Io { path, source })
 }
 
 fn add_target(command: &mut Command, target: &PythonTarget) {

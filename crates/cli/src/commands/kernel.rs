@@ -197,7 +197,7 @@ fn install(
         "metadata": { "debugger": true, "envfs": { "environment": followed } },
     });
     let text = serde_json::to_vec_pretty(&specification).map_err(std::io::Error::from)?;
-    fs::create_dir_all(&directory)?;
+    output::make_directory(&directory)?;
     output::write_whole(&directory.join("kernel.json"), &text)?;
     if context.json {
         return context.print_json(&read(&directory));

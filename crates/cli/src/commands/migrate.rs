@@ -91,7 +91,7 @@ pub(crate) fn execute(context: &Context, args: &MigrateArgs) -> Result<ExitCode,
         }
     };
     let migration = Migration { context, directory };
-    fs::create_dir_all(migration.directory.join("environments"))?;
+    output::make_directory(&migration.directory.join("environments"))?;
     let next = AtomicUsize::new(0);
     let failed = std::thread::scope(|scope| {
         let work = || -> Result<(), CliError> {
@@ -251,7 +251,7 @@ impl Migration<'_> {
     /// A directory for what belongs to an environment.
     fn of_environment(&self, name: &str) -> Result<PathBuf, CliError> {
         let directory = self.directory.join("environments").join(file_name(name));
-        fs::create_dir_all(&directory)?;
+        output::make_directory(&directory)?;
         Ok(directory)
     }
 

@@ -84,9 +84,9 @@ impl Indexes {
 }
 
 /// The text with `${NAME}` replaced by the variable's value, as pip does it.
-fn filled(text: &String, uv: &Uv) -> Result<String, WheelsError> {
+fn filled(text: &str, uv: &Uv) -> Result<String, WheelsError> {
     let mut filled = String::with_capacity(text.len());
-    let mut rest = text.as_str();
+    let mut rest = text;
     while let Some((before, behind)) = rest.split_once("${") {
         let (name, after) = match behind.split_once('}') {
             Some((name, after)) if is_name(name) => (name, after),
