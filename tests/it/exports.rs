@@ -164,6 +164,32 @@ fn builds_and_what_is_needed_are_left_out_where_that_is_asked_for() {
 }
 
 #[test]
+fn what_is_built_is_exported_for_its_own_platform_alone() {
+    let Some(room) = Room::new() else { return };
+    let own = ["--platform", "linux-64"];
+    assert!(room.export("pixi", &own).success().contains("linux-64"));
+    for format in ["pixi", "environment"] {
+        let refused = room.export(format, &["--platform", "win-64"]);
+        refused.refused(
+            1,
+            &["is for linux-64, and not for win-64", "export the lock or the spec"],
+        );
+    }
+}
+
+#[test]
+fn a_lock_agrees_where_the_index_does_not_say_what_wheels_need() {
+    let Some(room) = Room::new() else { return };
+    let project = "[project]\nname = 'x'\nversion = '1'\ndependencies = ['other']\n";
+    room.envfs.write("pyproject.toml", project);
+    room.envfs
+        .run(["lock", "-c", &room.channel.url(), "-f", "pyproject.toml"]);
+    let lock = fs::read_to_string(room.envfs.path().join("pixi.lock")).unwrap();
+    assert!(lock.contains("greeting>=1"), "the wheel itself says it: {lock}");
+    room.envfs.run(["lock", "--check"]);
+}
+
+#[test]
 fn one_lock_is_for_several_platforms_and_both_worlds() {
     let Some(uv) = pypi::uv() else { return };
     let mut envfs = Envfs::new();

@@ -173,6 +173,9 @@ fn kernels_are_registered_listed_and_removed() {
         .refused(1, &["no kernel `others` of ours"]);
     assert_eq!(envfs.json(["kernel", "rm", "team-lab-qa"])["name"], "team-lab-qa");
     assert!(!directory.exists() && others.exists());
+    envfs.run(["name", "set", "science", &with]);
+    envfs.run(["kernel", "install", "science"]);
+    assert_eq!(envfs.json(["kernel", "rm", "science"])["name"], "science-current");
 }
 
 #[test]

@@ -230,12 +230,23 @@ fn contradictions_and_mistakes_are_explained() {
     envfs
         .try_run(["lock", "-f", "envfs.toml"])
         .refused(1, &["variants share a version of every package"]);
+    write(&envfs, &channel, &["a"], &[("dev", "no-such-package")]);
+    let alone = envfs.try_run(["lock", "-f", "envfs.toml"]);
+    assert!(
+        !alone.stderr.contains("variants share"),
+        "that is no contradiction: {alone}"
+    );
+    alone.refused(1, &["no-such-package"]);
     assert!(!envfs.path().join("pixi.lock").exists());
+    envfs.write("envfs.toml", "dependencies = ['a => 1']\n");
+    envfs
+        .try_run(["lock", "-f", "envfs.toml"])
+        .refused(1, &["envfs.toml: line 1: 'a => 1' is not a MatchSpec"]);
     envfs.write("envfs.toml", "dependancies = []\n");
     envfs
         .try_run(["lock", "-f", "envfs.toml"])
         .refused(1, &["envfs.toml: line 1: unknown field `dependancies`"]);
-    envfs.try_run(["lock", "--variants"]).refused(2, &["-f"]);
+    envfs.try_run(["lock", "--variants", "a"]).refused(2, &["-f"]);
     envfs.try_run(["variants"]).refused(1, &["pixi.lock"]);
 }
 
@@ -255,4 +266,42 @@ fn pixi_environments_are_variants() {
         .collect();
     assert_eq!(names, [("default".to_owned(), 1), ("ml".to_owned(), 2)]);
     envfs.run(["lock", "--check", "-f", "pixi.toml"]);
+}
+
+#[test]
+fn a_lock_is_checked_against_what_lies_beside_it() {
+    let (envfs, channel) = project();
+    std::fs::remove_file(envfs.path().join("envfs.toml")).unwrap();
+    envfs.run(["lock", "-c", &channel.url(), "c"]);
+    envfs.write("environment.yaml", "dependencies: [c]\n");
+    envfs.run(["lock", "--check"]);
+    envfs.write("environment.yaml", "dependencies: [a]\n");
+    let checked = envfs.try_run(["lock", "--check"]);
+    assert!(checked.stderr.contains("environment.yaml asks for"), "{checked}");
+    std::fs::remove_file(envfs.path().join("environment.yaml")).unwrap();
+    envfs.write("requirements.txt", "greeting\n");
+    let checked = envfs.try_run(["lock", "--check"]);
+    assert!(checked.stderr.contains("requirements.txt asks for"), "{checked}");
+}
+
+#[test]
+fn a_lock_of_variants_is_checked_as_one() {
+    let (envfs, channel) = project();
+    envfs.run(["lock", "-f", "envfs.toml"]);
+    std::fs::remove_file(envfs.path().join("envfs.toml")).unwrap();
+    envfs.write(
+        "pyproject.toml",
+        "[project]\nname = 'x'\n[dependency-groups]\ndev = []\nml = []\n",
+    );
+    let checked = envfs.try_run(["lock", "--check"]);
+    assert!(!checked.stdout.contains("no variant"), "{checked}");
+    let help = "envfs lock -f ./pyproject.toml --variants";
+    assert!(checked.stderr.contains(help), "{checked}");
+    envfs.write(
+        "c.toml",
+        &format!("channels = ['{}']\ndependencies = ['a']\n", channel.url()),
+    );
+    envfs
+        .try_run(["lock", "-f", "c.toml"])
+        .refused(1, &["c.toml", "in the form of envfs.toml", "must be called so"]);
 }

@@ -56,8 +56,16 @@ pub(crate) fn lock(
     for subdir in chosen(platforms, &project.platforms)? {
         let known = older.map(|lock| together(lock, subdir)).transpose()?;
         let preferred = known.unwrap_or_else(|| empty(subdir));
-        let (_, all) = solve(context, &network, args, &project.union(), subdir, &preferred).map_err(|error| {
-            error.help("variants share a version of every package: what contradicts each other belongs into projects of its own")
+        let together = solve(context, &network, args, &project.union(), subdir, &preferred);
+        let (_, all) = together.or_else(|error| {
+            if !error.is_unreachable() {
+                // What is wrong with one of them is no contradiction, and is said as it is said of one.
+                for variant in &project.variants {
+                    solve(context, &network, args, variant, subdir, &preferred)?;
+                }
+            }
+            let help = "variants share a version of every package: what contradicts each other belongs into projects of its own";
+            Err(if error.is_unreachable() { error } else { error.help(help) })
         })?;
         let mut shared = BTreeMap::new();
         for variant in &project.variants {

@@ -90,6 +90,7 @@ fn unneeded(contents: &LockedContents, packages: BTreeSet<&str>, wheels: BTreeSe
     }
     let mut pending: Vec<String> = wheels.into_iter().collect();
     let mut needed_wheels = BTreeSet::new();
+    let mut is_all_known = true;
     while let Some(name) = pending.pop() {
         let Some(wheel) = contents.wheels.iter().find(|wheel| wheel.name() == name) else {
             // A package of conda may be what a wheel needs.
@@ -102,6 +103,7 @@ fn unneeded(contents: &LockedContents, packages: BTreeSet<&str>, wheels: BTreeSe
             continue;
         };
         if needed_wheels.insert(name) {
+            is_all_known &= wheel.has_requirements();
             pending.extend(wheel.requires_dist().iter().map(|text| distribution_of(text)));
         }
     }
@@ -113,7 +115,8 @@ fn unneeded(contents: &LockedContents, packages: BTreeSet<&str>, wheels: BTreeSe
     let wheels = contents
         .wheels
         .iter()
-        .filter(|wheel| !needed_wheels.contains(wheel.name()))
+        // One whose needs the index did not tell may need any of them.
+        .filter(|wheel| is_all_known && !needed_wheels.contains(wheel.name()))
         .map(|wheel| format!("{wheel} is locked, and nobody asks for it"));
     packages.chain(wheels).collect()
 }
@@ -122,4 +125,34 @@ fn unneeded(contents: &LockedContents, packages: BTreeSet<&str>, wheels: BTreeSe
 fn distribution_of(requirement: &str) -> String {
     let end = requirement.find(|c: char| !c.is_alphanumeric() && !"-_.".contains(c));
     normalized_name(&requirement[..end.unwrap_or(requirement.len())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pypi::LockedWheel;
+
+    fn wheel(file: &str) -> LockedWheel {
+        LockedWheel::new(&format!("https://index.example/{file}")).unwrap()
+    }
+
+    #[test]
+    fn what_the_index_did_not_tell_does_not_count_as_nothing() {
+        let anyio = wheel("anyio-4.0-py3-none-any.whl");
+        let mut contents = LockedContents {
+            subdir: "linux-64".parse().unwrap(),
+            packages: Vec::new(),
+            wheels: vec![anyio.clone(), wheel("idna-3.20-py3-none-any.whl")],
+            sources: Vec::new(),
+        };
+        let unneeded = |contents: &LockedContents| {
+            let asked = BTreeSet::from(["anyio".to_owned()]);
+            super::unneeded(contents, BTreeSet::new(), asked)
+        };
+        assert_eq!(unneeded(&contents), [""; 0], "idna may be what anyio needs");
+        contents.wheels[0] = anyio.clone().with_requirements(Vec::new(), Some(">=3.8".to_owned()));
+        assert_eq!(unneeded(&contents), ["idna 3.20 is locked, and nobody asks for it"]);
+        contents.wheels[0] = anyio.with_requirements(vec!["idna>=2.8".to_owned()], None);
+        assert_eq!(unneeded(&contents), [""; 0]);
+    }
 }

@@ -18,6 +18,7 @@ mod fetch;
 pub mod fuzzing;
 mod import;
 mod installed;
+mod known_keys;
 mod limits;
 mod link;
 mod lock;

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::known_keys::{line_of, refuse_unknown};
 use crate::lock::DEFAULT_ENVIRONMENT;
 use crate::requirements::located;
+use crate::spec::parse_match_spec;
 use crate::subdir::Subdir;
 
 /// A project and its variants.
@@ -100,13 +102,17 @@ impl Project {
         let parsed = match path.file_name().and_then(|name| name.to_str()) {
             Some("pixi.toml") => toml::from_str::<Pixi>(&text)
                 .map_err(|error| located(&error, &text))
-                .and_then(Pixi::variants),
+                .and_then(|pixi| {
+                    refuse_unknown(&text, &[], &[&PIXI_KEYS[..], &PIXI_FEATURE_KEYS].concat())?;
+                    refuse_unknown(&text, &["feature", "*"], &PIXI_FEATURE_KEYS)?;
+                    pixi.variants()
+                }),
             Some("pyproject.toml") => toml::from_str::<Pyproject>(&text)
                 .map_err(|error| located(&error, &text))
-                .and_then(|project| project.variants(path)),
+                .and_then(|project| project.variants(path, &text)),
             _ => toml::from_str::<Own>(&text)
                 .map_err(|error| located(&error, &text))
-                .map(|own| own.variants(None)),
+                .and_then(|own| own.variants(None, &text)),
         };
         let (platforms, mut variants) = parsed.map_err(malformed)?;
         variants
@@ -162,7 +168,7 @@ fn add_missing(all: &mut Vec<String>, more: &[String]) {
 struct Own {
     channels: Vec<String>,
     platforms: Vec<String>,
-    dependencies: Vec<String>,
+    dependencies: Vec<toml::Spanned<String>>,
     pypi: Vec<String>,
     variants: BTreeMap<String, OwnVariant>,
 }
@@ -170,32 +176,47 @@ struct Own {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 struct OwnVariant {
-    dependencies: Vec<String>,
+    dependencies: Vec<toml::Spanned<String>>,
     pypi: Vec<String>,
     extras: Vec<String>,
     groups: Vec<String>,
 }
 
+/// MatchSpecs of the file `text`, each looked at where it stands.
+fn checked(asked: Vec<toml::Spanned<String>>, text: &str) -> Result<Vec<String>, String> {
+    let check = |asked: toml::Spanned<String>| match parse_match_spec(asked.get_ref()) {
+        Ok(_) => Ok(asked.into_inner()),
+        Err(reason) => Err(format!(
+            "line {}: '{}' is not a MatchSpec: {reason}",
+            line_of(asked.span().start, text),
+            asked.get_ref()
+        )),
+    };
+    asked.into_iter().map(check).collect()
+}
+
 impl Own {
     /// `file` is the pyproject.toml around it. Without any variant, the common part is one.
-    fn variants(self, file: Option<&Path>) -> Read {
+    fn variants(self, file: Option<&Path>, text: &str) -> Result<Read, String> {
+        let dependencies = checked(self.dependencies, text)?;
         let mut all = self.variants;
         all.entry(DEFAULT_ENVIRONMENT.to_owned()).or_default();
         let variants = all.into_iter().map(|(name, own)| {
+            let own_dependencies = checked(own.dependencies, text)?;
             let mut variant = Variant {
                 name,
                 channels: self.channels.clone(),
-                match_specs: self.dependencies.clone(),
+                match_specs: dependencies.clone(),
                 requirements: self.pypi.clone(),
                 file: file.map(Path::to_owned),
                 extras: own.extras,
                 groups: own.groups,
             };
-            add_missing(&mut variant.match_specs, &own.dependencies);
+            add_missing(&mut variant.match_specs, &own_dependencies);
             add_missing(&mut variant.requirements, &own.pypi);
-            variant
+            Ok(variant)
         });
-        (self.platforms, variants.collect())
+        Ok((self.platforms, variants.collect::<Result<_, String>>()?))
     }
 }
 
@@ -229,9 +250,9 @@ struct Poetry {
 }
 
 impl Pyproject {
-    fn variants(self, path: &Path) -> Result<Read, String> {
+    fn variants(self, path: &Path, text: &str) -> Result<Read, String> {
         if let Some(own) = self.tool.envfs {
-            return Ok(own.variants(Some(path)));
+            return own.variants(Some(path), text);
         }
         let extras = self
             .project
@@ -261,6 +282,37 @@ impl Pyproject {
         Ok((Vec::new(), named.collect()))
     }
 }
+
+/// Tables of a pixi.toml that are of the whole project ([pixi manifest](https://pixi.sh/latest/reference/pixi_manifest/)).
+const PIXI_KEYS: [&str; 7] = [
+    "workspace",
+    "project",
+    "package",
+    "feature",
+    "environments",
+    "tool",
+    "$schema",
+];
+
+/// Those that a feature has too.
+const PIXI_FEATURE_KEYS: [&str; 16] = [
+    "dependencies",
+    "host-dependencies",
+    "build-dependencies",
+    "run-dependencies",
+    "pypi-dependencies",
+    "pypi-options",
+    "constraints",
+    "dev",
+    "channels",
+    "channel-priority",
+    "solve-strategy",
+    "platforms",
+    "target",
+    "tasks",
+    "activation",
+    "system-requirements",
+];
 
 /// What matters here of a pixi.toml.
 #[derive(Default, Deserialize)]
@@ -361,6 +413,8 @@ impl Variant {
                 Some(channel) => format!("{channel}::{text}"),
                 None => text,
             };
+            parse_match_spec(&text)
+                .map_err(|reason| format!("the dependency `{name}`: '{text}' is not a MatchSpec: {reason}"))?;
             add_missing(&mut self.match_specs, &[text]);
         }
         for (name, value) in &feature.pypi_dependencies {

@@ -227,6 +227,11 @@ impl LockedWheel {
         self.requires_python.as_deref()
     }
 
+    /// Whether it is known what it needs. A lock writes nothing down for a wheel that was not asked, as for one that says nothing.
+    pub(crate) fn has_requirements(&self) -> bool {
+        !self.requires_dist.is_empty() || self.requires_python.is_some()
+    }
+
     /// Whether it was asked for, and not only needed by another.
     #[must_use]
     pub fn is_requested(&self) -> bool {

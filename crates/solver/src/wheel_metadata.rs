@@ -1,21 +1,25 @@
-//! What wheels need, asked of the index without fetching them ([PEP 658](https://peps.python.org/pep-0658/)).
+//! What wheels need, asked of the index ([PEP 658](https://peps.python.org/pep-0658/)), and of the wheel where the index does not tell.
 //!
 //! A lock says of every wheel what it needs, so that tools can tell whether it still fits, and people why something is there.
-//! Nothing depends on it: where an index does not know, or cannot be asked, the wheel stays as it is. What was asked once is
+//! Nothing depends on it: where neither can be asked, or the wheel is large, it stays as it is. What was asked once is
 //! kept, by the wheel's digest. Knows nothing of resolving or lock files.
 
 use std::path::{Path, PathBuf};
 
 use futures::stream::{self, StreamExt};
 
+use crate::fetch::NoProgress;
 use crate::network::Network;
 use crate::pep508;
 use crate::pypi::LockedWheel;
+use crate::wheel;
 
 /// How many questions are asked at a time.
 const MAX_QUESTIONS: usize = 16;
 /// Metadata is small; a larger answer is none.
 const MAX_METADATA_BYTES: usize = 4 << 20;
+/// A larger wheel is not fetched for its metadata alone.
+const MAX_WHEEL_BYTES: u64 = 32 << 20;
 
 /// The wheels with what they need, as far as their index tells.
 pub async fn complete_wheels(network: &Network, wheels: Vec<LockedWheel>) -> Vec<LockedWheel> {
@@ -24,8 +28,7 @@ pub async fn complete_wheels(network: &Network, wheels: Vec<LockedWheel>) -> Vec
 }
 
 async fn complete(network: &Network, wheel: LockedWheel) -> LockedWheel {
-    let is_complete = !wheel.requires_dist().is_empty() || wheel.requires_python().is_some();
-    if is_complete || !matches!(wheel.parsed_url().scheme(), "http" | "https") {
+    if wheel.has_requirements() || !matches!(wheel.parsed_url().scheme(), "http" | "https") {
         return wheel;
     }
     match metadata(network, &wheel).await {
@@ -45,6 +48,18 @@ async fn metadata(network: &Network, wheel: &LockedWheel) -> Option<String> {
     if let Some(text) = kept.as_ref().and_then(|kept| std::fs::read_to_string(kept).ok()) {
         return Some(text);
     }
+    let text = match of_index(network, wheel).await {
+        Some(text) => text,
+        None => of_wheel(network, wheel).await?,
+    };
+    if let Some(kept) = &kept {
+        // What cannot be kept is asked again.
+        let _ = keep(kept, &text);
+    }
+    Some(text)
+}
+
+async fn of_index(network: &Network, wheel: &LockedWheel) -> Option<String> {
     let mut url = wheel.parsed_url().clone();
     url.set_path(&format!("{}.metadata", url.path()));
     let answer = network.archive_client().get(url).send().await;
@@ -58,16 +73,38 @@ async fn metadata(network: &Network, wheel: &LockedWheel) -> Option<String> {
         .await
         .ok()
         .filter(|bytes| bytes.len() <= MAX_METADATA_BYTES)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    if let Some(kept) = &kept {
-        // What cannot be kept is asked again.
-        let _ = keep(kept, &text);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Fetches a small wheel, with every check of its digest, and reads what it says of itself.
+async fn of_wheel(network: &Network, wheel: &LockedWheel) -> Option<String> {
+    let size_bytes = match wheel.size_bytes() {
+        Some(size_bytes) => size_bytes,
+        None => size_of(network, wheel).await?,
+    };
+    if size_bytes > MAX_WHEEL_BYTES {
+        return unknown(wheel, &"the wheel is large");
     }
-    Some(text)
+    let spool = network.cache_dir().join("wheel-metadata");
+    let fetched = match network.fetch_wheel(wheel, &spool, &NoProgress).await {
+        Ok(fetched) => fetched,
+        Err(error) => return unknown(wheel, &error),
+    };
+    match wheel::read_metadata(fetched.file, wheel.file_name(), network.limits()) {
+        Ok(metadata) => Some(String::from_utf8_lossy(&metadata).into_owned()),
+        Err(error) => unknown(wheel, &error),
+    }
+}
+
+/// How long the server says that the wheel is.
+async fn size_of(network: &Network, wheel: &LockedWheel) -> Option<u64> {
+    let answer = network.archive_client().head(wheel.parsed_url().clone()).send().await;
+    let answer = answer.ok().filter(|answer| answer.status().is_success())?;
+    answer.headers().get("content-length")?.to_str().ok()?.parse().ok()
 }
 
 fn unknown(wheel: &LockedWheel, error: &dyn std::fmt::Display) -> Option<String> {
-    tracing::debug!("the index does not say what {wheel} needs: {error}");
+    tracing::debug!("nobody says what {wheel} needs: {error}");
     None
 }
 

@@ -94,6 +94,12 @@ impl ExportArgs {
 
     fn of_environment(&self, context: &Context, environment: &Environment) -> Result<Found, CliError> {
         let subdir: Subdir = environment.subdir.parse()?;
+        if let Some(asked) = self.platform.filter(|asked| *asked != subdir) {
+            return Err(
+                CliError::new(format!("{} is for {subdir}, and not for {asked}", self.environment))
+                    .help("what is built is for one platform: export the lock or the spec that it was built from"),
+            );
+        }
         let store = context.store()?;
         let mut contents = environment_contents(&store, environment, subdir)?;
         let view = View::new(&store, Arc::new(store.tree(&environment.tree)?), Path::new("/"))?;

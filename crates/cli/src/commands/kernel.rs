@@ -279,13 +279,16 @@ fn list(context: &Context, place: &Place) -> Result<(), CliError> {
 
 fn remove(context: &Context, name: &str, place: &Place) -> Result<(), CliError> {
     check_name(name)?;
-    let directory = kernels(&place.directory()?).join(name);
-    let Some(kernel) = read(&directory) else {
-        return Err(CliError::new(format!(
-            "there is no kernel `{name}` of ours in {}",
-            directory.parent().unwrap_or(&directory).display()
-        ))
-        .help("`envfs kernel ls` lists them"));
+    let kernels = kernels(&place.directory()?);
+    // A name without a tag means `:current`, also where its kernel was called after it.
+    let names = [name.to_owned(), format!("{name}-current")];
+    let mut directories = names.map(|name| kernels.join(name)).into_iter();
+    let found = directories.find_map(|directory| Some((read(&directory)?, directory)));
+    let Some((kernel, directory)) = found else {
+        return Err(
+            CliError::new(format!("there is no kernel `{name}` of ours in {}", kernels.display()))
+                .help("`envfs kernel ls` lists them"),
+        );
     };
     fs::remove_dir_all(directory)?;
     if context.json {

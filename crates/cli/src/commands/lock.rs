@@ -15,7 +15,7 @@ use crate::variants;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    envfs lock                                     the project of this directory, or its environment.yml\n  \
+    envfs lock                                     the project of this directory, or its environment.yml or requirements.txt\n  \
     envfs lock -f environment.yml\n  \
     envfs lock -c conda-forge 'python=3.12' 'numpy>=2' -o numpy.lock\n  \
     envfs lock -f environment.yml --platform linux-64 --platform osx-arm64\n  \
@@ -162,7 +162,9 @@ fn check(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
         file: Some(found.clone()),
         ..args.spec.clone()
     };
-    let project = match args.variants || Project::is_explicit(&found) {
+    // A lock of several variants was made with `--variants`.
+    let has_variants = args.variants || (found.ends_with("pyproject.toml") && lock.environments().len() > 1);
+    let project = match has_variants || Project::is_explicit(&found) {
         true => Some(Project::read(&found)?),
         false => None,
     };
@@ -182,13 +184,17 @@ fn check(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
         args.output.display(),
         found.display()
     );
-    Err(CliError::new(message).help(format!("lock again: envfs lock -f {}", found.display())))
+    let option = if has_variants { " --variants" } else { "" };
+    Err(CliError::new(message).help(format!("lock again: envfs lock -f {}{option}", found.display())))
 }
 
-/// The project of this directory.
+/// Specs besides projects that a directory may hold, the most exact first, as `ensure` of the directory takes them.
+const SPECS: [&str; 3] = ["environment.yml", "environment.yaml", "requirements.txt"];
+
+/// The project of this directory, or its spec.
 fn project_here() -> Option<PathBuf> {
-    let environment = || Some(PathBuf::from("environment.yml")).filter(|path| path.is_file());
-    Project::find(Path::new(".")).or_else(environment)
+    let spec = || SPECS.map(PathBuf::from).into_iter().find(|path| path.is_file());
+    Project::find(Path::new(".")).or_else(spec)
 }
 
 impl LockArgs {

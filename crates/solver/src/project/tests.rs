@@ -108,6 +108,26 @@ fn mistakes_are_found_where_they_are() {
         ("envfs.toml", "platforms = ['linux-65']\n", "linux-65"),
         ("envfs.toml", "a = [\n", "line "),
         (
+            "envfs.toml",
+            "dependencies = ['a']\n[variants.x]\ndependencies = [\n  'b',\n  'c => 2',\n]\n",
+            "line 5: 'c => 2' is not a MatchSpec: write '>=' instead of '=>'",
+        ),
+        (
+            "pixi.toml",
+            "[dependencies]\na = '=> 2'\n",
+            "the dependency `a`: 'a => 2'",
+        ),
+        (
+            "pixi.toml",
+            "[workspace]\nname = 'x'\n[dependecies]\na = '*'\n",
+            "line 3: unknown key `dependecies`, expected one of workspace",
+        ),
+        (
+            "pixi.toml",
+            "[feature.x]\nplatforms = []\n[feature.x.pypi-dependecies]\n",
+            "line 3: unknown key `pypi-dependecies`",
+        ),
+        (
             "pixi.toml",
             "[environments]\na = ['b']\n",
             "the feature `b`, which is none of",

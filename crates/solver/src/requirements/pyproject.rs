@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::poetry::{self, Poetry};
 use super::{Kind, Parts, Place, Requirement, RequirementError, Requirements, uv_sources};
+use crate::known_keys::{line_of, refuse_unknown};
 use crate::pep508;
 use crate::pypi::normalized_name;
 
@@ -35,9 +36,37 @@ pub(crate) fn read(path: &Path, parts: &Parts) -> Result<Project, RequirementErr
         path: path.to_owned(),
         reason: located(&error, &text),
     })?;
+    refuse_unknown(&text, &["project"], &PROJECT_KEYS).map_err(|reason| RequirementError::Project {
+        path: path.to_owned(),
+        reason,
+    })?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     Reader { path, document }.read(parts)
 }
+
+/// The keys of `[project]`; it must have no others (PEP 621, and PEP 794 for the last two).
+const PROJECT_KEYS: [&str; 20] = [
+    "name",
+    "version",
+    "description",
+    "readme",
+    "requires-python",
+    "license",
+    "license-files",
+    "authors",
+    "maintainers",
+    "keywords",
+    "classifiers",
+    "urls",
+    "scripts",
+    "gui-scripts",
+    "entry-points",
+    "dependencies",
+    "optional-dependencies",
+    "dynamic",
+    "import-names",
+    "import-namespaces",
+];
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -128,7 +157,8 @@ impl Reader {
         }
         if self.document.project.is_none() && texts.is_empty() && known_groups.is_empty() {
             return Err(self.error(
-                "it names no dependencies: it has neither [project] nor [tool.poetry] nor [dependency-groups]",
+                "it names no dependencies: it has neither [project] nor [tool.poetry] nor [dependency-groups]; a file in the form of \
+                 envfs.toml or pixi.toml must be called so",
             ));
         }
         for extra in &parts.extras {
@@ -308,10 +338,7 @@ impl Reader {
 pub(crate) fn located(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     match error.span() {
-        Some(span) => {
-            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
-            format!("line {line}: {message}")
-        }
+        Some(span) => format!("line {}: {message}", line_of(span.start, text)),
         None => message.to_owned(),
     }
 }

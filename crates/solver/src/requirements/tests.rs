@@ -225,6 +225,17 @@ fast = ["orjson"]
 }
 
 #[test]
+fn a_mistyped_key_of_a_project_is_refused() {
+    let error = project("[project]\nname = 'x'\ndependencys = ['a']\n", &[], &[]).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("pyproject.toml"), "{message}");
+    assert!(
+        message.contains("line 3: unknown key `dependencys`, expected one of name,"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_project_file_without_dependencies_is_refused() {
     let error = project("[build-system]\nrequires = []\n", &[], &[])
         .unwrap_err()

@@ -187,6 +187,21 @@ pub(crate) fn ingest(
     Ok((layer, written))
 }
 
+/// The fields of the `METADATA` in `file`, the wheel called `name`.
+///
+/// # Errors
+/// When the wheel is refused.
+pub(crate) fn read_metadata(file: File, name: &WheelFileName, limits: &ArchiveLimits) -> Result<Vec<u8>, WheelError> {
+    let wheel = name.to_string();
+    let size_bytes = file
+        .metadata()
+        .map_err(|source| WheelError::of_io(&wheel, source))?
+        .len();
+    let meter = Meter::new(*limits, size_bytes).map_err(|limit| WheelError::of_limit(&wheel, limit))?;
+    let mut info = metadata::read(&mut Contents::open(file, name, &meter)?, name)?;
+    Ok(info.remove(info::METADATA).unwrap_or_default())
+}
+
 /// Checks that a layer, whoever made it, is of the wheel called `name`.
 ///
 /// # Errors
