@@ -173,7 +173,7 @@ mod tests {
         assert!(pinned.idle(&store) < Duration::from_secs(60));
         // A clock that was ahead keeps no mount until that time comes.
         let file = std::fs::File::open(pinned.path(&store)).unwrap();
-        let ahead = std::time::SystemTime::now() + Duration::from_secs(86_400);
+        let ahead = SystemTime::now() + Duration::from_secs(86_400);
         file.set_modified(ahead).unwrap();
         assert_eq!(pinned.idle(&store), Duration::ZERO);
         assert!(file.metadata().unwrap().modified().unwrap() < ahead);
