@@ -310,6 +310,41 @@ fn stores() {
 }
 
 #[test]
+fn a_directory_that_is_no_store() {
+    let envfs = Envfs::new();
+    envfs.write("home/notes.txt", "");
+    let home = envfs.path().join("home");
+    let parts = ["is no store, and holds something else", "notes.txt", "--store DIR"];
+    envfs
+        .try_run(["--store", home.to_str().unwrap(), "ls"])
+        .refused(1, &parts);
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 1);
+}
+
+#[test]
+fn places_to_write_to_that_are_no_files() {
+    let envfs = Envfs::new();
+    let channel = one_package(&envfs).url();
+    let lock = |place: &str| {
+        let mut command = envfs.command();
+        command.args(["lock", "-c", &channel, "good", "-o", place]);
+        command
+    };
+    let written = envfs.run(["lock", "-c", &channel, "good", "-o", "-"]);
+    // Standard output is a pipe here.
+    assert_eq!(finish(&mut lock("/dev/stdout")).success(), written);
+    envfs.write("pixi.lock", &written);
+    assert_eq!(
+        envfs.run(["export", "pixi.lock", "--format", "pixi", "-o", "-"]),
+        written
+    );
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let told = finish(lock("-").stdout(full));
+    told.refused(1, &["cannot write to standard output"]);
+    assert!(!told.stderr.contains("envfs gc"), "{told}");
+}
+
+#[test]
 fn a_full_disk() {
     let Some(miniforge) = RealChannel::miniforge() else {
         return;

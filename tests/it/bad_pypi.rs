@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use envfs_tests::channel::Channel;
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, Finished};
-use envfs_tests::pypi;
+use envfs_tests::pypi::{self, Index};
 use serde_json::json;
 
 use crate::bad_input::answering;
@@ -153,6 +153,44 @@ fn an_index_that_is_down_or_private_is_named() {
     let refused = room.build_from(&[], &[&format!("--index-url={private}"), "mine"]);
     let parts = ["a package index asks for credentials", &private, "~/.netrc"];
     room.refused(&refused, &parts);
+}
+
+/// Who asks is said in the address, by variables that it names, or in uv's own settings, and holds for the files too.
+#[test]
+fn a_private_index_is_used_by_whom_it_is_for() {
+    let Some(mut room) = Room::new() else { return };
+    let _ = pypi::wheel(&room.wheels, "mine", "1.0", &[("mine.py", "")]);
+    let index = Index::serve_to(&room.wheels, Some("Basic dXNlcjpzZWNyZXQ="));
+    let from = |user: &str| {
+        format!(
+            "--index-url={}",
+            index.url().replace("http://", &format!("http://{user}@"))
+        )
+    };
+    let refused = room.build_from(&[], &[&from("user:wrong"), "mine"]);
+    room.refused(&refused, &["a package index asks for credentials"]);
+    let refused = room.build_from(&[], &[&from("user:${TOKEN}"), "mine"]);
+    room.refused(&refused, &["names the variable TOKEN, which is not set"]);
+    let built = room.build_from(&[], &[&from("user:secret"), "mine"]).success();
+    room.envfs.set("TOKEN", "secret");
+    room.envfs
+        .write("requirements.txt", &format!("{}\nmine\n", from("user:${TOKEN}")));
+    let channel = room.channel.url();
+    let lock = ["lock", "-c", &channel, "-f", "requirements.txt", "python"];
+    room.envfs.run(lock);
+    let lock = fs::read_to_string(room.envfs.path().join("pixi.lock")).unwrap();
+    assert!(
+        lock.contains("/files/mine-1.0") && !lock.contains("secret") && !lock.contains("TOKEN"),
+        "{lock}"
+    );
+    assert_eq!(room.envfs.run(["build", "pixi.lock"]), built);
+
+    let mut other = Room::new().unwrap();
+    other.envfs.set(
+        "UV_INDEX",
+        format!("mine={}", from("user:secret").trim_start_matches("--index-url=")),
+    );
+    other.build_from(&[], &["mine"]).success();
 }
 
 #[test]

@@ -36,7 +36,9 @@ impl World {
         let mut channel = Channel::new(&envfs.path().join("channel"));
         for number in 0..PACKAGES {
             let name = format!("tool-{number}");
-            let mut package = Package::new(&format!("{name} 1.0 0"));
+            // Of this world alone: what the server of another store shows keeps what has its signature.
+            let world = envfs.path().to_str().unwrap();
+            let mut package = Package::new(&format!("{name} 1.0 0")).file(&format!("share/{name}/world"), world);
             for file in 0..SMALL_FILES {
                 package = package.file(
                     &format!("share/{name}/{file}"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use envfs_store::environment;
 use envfs_store::view::View;
+use envfs_tests::channel::Channel;
 use envfs_tests::data::{RealChannel, skip};
 use envfs_tests::package::{Format, PLACEHOLDER, Package};
 use envfs_tests::program::{Envfs, finish};
@@ -33,7 +34,16 @@ fn packages() -> Vec<Package> {
             .noarch_python()
             .depends("python")
             .entry_point("pure = pure:main")
-            .file("site-packages/pure.py", "def main():\n    print('pure')\n"),
+            .file("site-packages/pure.py", "def main():\n    print('pure')\n")
+            .file(
+                "site-packages/pure-2.0.dist-info/METADATA",
+                "Metadata-Version: 2.1\nName: pure\nVersion: 2.0\n",
+            )
+            .file(
+                "site-packages/pure-2.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nTag: py3-none-any\n",
+            )
+            .file("site-packages/pure-2.0.dist-info/RECORD", "pure.py,,\n"),
     ]
 }
 
@@ -129,6 +139,34 @@ fn packages_of_the_store_are_recognised_and_give_the_same_environment() {
     envfs.assert_sound();
 }
 
+/// conda and mamba list the paths of noarch packages as they are in the archive, and only `files` as they are installed.
+#[test]
+fn records_as_conda_writes_them_are_those_of_the_same_packages() {
+    let envfs = Envfs::new();
+    let (archives, prefix) = installed(&envfs);
+    let record = prefix.join("conda-meta/pure-2.0-py_0.json");
+    let mut told: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for listed in told["paths_data"]["paths"].as_array_mut().unwrap() {
+        let path = listed["_path"].as_str().unwrap();
+        if listed["path_type"] == "hardlink" {
+            listed["_path"] = path.trim_start_matches("lib/python3.12/").into();
+        }
+    }
+    fs::remove_file(&record).unwrap();
+    fs::write(&record, told.to_string()).unwrap();
+    // Of the prefix first: nothing is known of the packages yet.
+    let taken = import(&envfs, &prefix);
+    assert_eq!(changes(&taken), [""; 0]);
+    assert_eq!(origins(&taken), ["pure prefix", "python prefix", "tool prefix"]);
+
+    let envfs = Envfs::new();
+    let built = envfs.build([explicit(&envfs, &archives)]);
+    let report = import(&envfs, &prefix);
+    assert_eq!(changes(&report), [""; 0]);
+    assert_eq!(origins(&report), ["pure store", "python store", "tool store"]);
+    assert_eq!(report["signature"], built.to_string());
+}
+
 #[test]
 fn packages_that_nobody_has_are_taken_as_their_archives_would_have_brought_them() {
     let envfs = Envfs::new();
@@ -208,6 +246,54 @@ fn what_was_changed_by_hand_is_kept_and_reported() {
         assert_eq!(content("etc/tool.conf"), blake3::hash(b"home=/else/where/other\n"));
         assert_eq!(listing["etc/notes"], Seen::Symlink(b"../notes.txt".to_vec()));
     }
+    envfs.assert_sound();
+}
+
+/// Nothing but the store has the packages any more: neither the directory nor their archives nor a channel.
+#[test]
+fn what_was_imported_is_a_base() {
+    let envfs = Envfs::new();
+    let (archives, prefix) = installed(&envfs);
+    let taken = import(&envfs, &prefix)["signature"].as_str().unwrap().to_owned();
+    fs::write(prefix.join("notes.txt"), "mine").unwrap();
+    let changed = import(&envfs, &prefix)["signature"].as_str().unwrap().to_owned();
+    assert_ne!(taken, changed);
+    fs::remove_dir_all(&prefix).unwrap();
+    for archive in &archives {
+        fs::remove_file(archive).unwrap();
+    }
+    let more = Package::new("more 1.0 py_0")
+        .noarch_python()
+        .depends("python >=3.12")
+        .depends("pure 2.*")
+        .file("site-packages/more.py", "MORE = 1\n");
+    let channel = Channel::new(&envfs.path().join("channel")).with(&more, Format::Conda);
+    for base in [&taken, &changed] {
+        let built = envfs.json(["build", "--base", base, "-c", &channel.url(), "more"]);
+        assert_eq!(
+            (&built["packages"], &built["base"]),
+            (&json!(4), &json!(base)),
+            "{built}"
+        );
+        let listing = files(seen(&envfs, &built["signature"], Path::new("/else/where")));
+        for path in [
+            "lib/python3.12/site-packages/more.py",
+            "lib/python3.12/site-packages/pure.py",
+            "bin/tool",
+        ] {
+            assert!(listing.contains_key(path), "{path}");
+        }
+        assert_eq!(listing.contains_key("notes.txt"), base == &changed);
+    }
+    // What it has may not be changed, and that is said.
+    let other = Channel::new(&envfs.path().join("other"))
+        .with(&Package::new("more 2.0 h0_0").depends("pure 3.*"), Format::Conda)
+        .with(
+            &Package::new("pure 3.0 py_0").noarch_python().depends("python"),
+            Format::Conda,
+        );
+    let refused = envfs.try_run(["build", "--base", &taken, "-c", &other.url(), "more"]);
+    refused.refused(1, &["pure"]);
     envfs.assert_sound();
 }
 

@@ -1,6 +1,8 @@
 //! The index of uses may be lost, damaged or out of reach: nothing fails for it, and nothing that matters is gone.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use envfs_tests::channel::Channel;
 use envfs_tests::mounted::{Who, is_possible};
@@ -73,6 +75,26 @@ fn somebody_elses_store_is_listed_as_it_is() {
     }
     assert_eq!(list()[0]["uses"], 0);
     assert_eq!(databases(&envfs), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_the_umask_lets_a_group_do_it_may_do_to_the_index() {
+    let envfs = built();
+    for database in databases(&envfs) {
+        std::fs::remove_file(database).unwrap();
+    }
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "umask 002; exec \"$0\" store reindex"])
+        .arg(envfs.program());
+    command.env("ENVFS_STORE", envfs.store_path());
+    finish(&mut command).success();
+    let made = databases(&envfs);
+    assert!(!made.is_empty());
+    for database in made {
+        let mode = database.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o664, "{}", database.display());
+    }
 }
 
 /// A store with one environment.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_pypi;
+mod building;
 mod bytecode;
 mod clocks;
 mod collect;
@@ -13,6 +14,7 @@ mod crowd;
 mod cuts;
 mod disks;
 mod ensured;
+mod exports;
 mod full;
 mod hostile;
 mod import;

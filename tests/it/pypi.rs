@@ -53,35 +53,15 @@ fn arguments(channel: &str, more: &[&str]) -> Vec<String> {
     arguments
 }
 
-/// Says why the registry cannot be reached, if that is what failed.
-fn is_unreachable(finished: &envfs_tests::program::Finished) -> bool {
-    let is_down = !finished.status.success() && finished.stderr.contains("cannot be reached");
-    if is_down {
-        skip(&finished.stderr);
-    }
-    is_down
-}
-
 #[test]
 fn the_packages_that_people_use_work_together() {
     let Some((mut envfs, channel)) = pypi::room() else {
         return;
     };
-    // What the machine needs to reach its registry.
-    for name in [
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "HTTPS_PROXY",
-        "UV_INDEX_URL",
-        "UV_DEFAULT_INDEX",
-    ] {
-        if let Some(value) = std::env::var_os(name) {
-            envfs.set(name, value);
-        }
-    }
+    pypi::reach_the_registry(&mut envfs);
     let channel = channel.url();
     let built = envfs.try_run([vec!["build".to_owned()], arguments(&channel, &["pip"])].concat());
-    if is_unreachable(&built) {
+    if pypi::is_unreachable(&built) {
         return;
     }
     let environment = built.success().trim().to_owned();
@@ -106,7 +86,7 @@ fn the_packages_that_people_use_work_together() {
     ];
     more.extend(arguments(&channel, &["pip", "iniconfig"]));
     let more = envfs.try_run(more);
-    if is_unreachable(&more) {
+    if pypi::is_unreachable(&more) {
         return;
     }
     let more: serde_json::Value = serde_json::from_str(&more.success()).unwrap();

@@ -252,15 +252,20 @@ impl<'a> Residents<'a> {
         await_count(self.mounts, || mounts_below(envfs.path()));
         world.gc();
         let collected = world.gc();
-        assert_eq!(collected["freed_bytes"], 0, "{collected}");
-        let grown_bytes = collected["left_bytes"].as_u64().unwrap().saturating_sub(self.bytes);
-        assert!(grown_bytes < MAX_GROWN_BYTES, "{grown_bytes}: {collected}");
         let rows = envfs.json(["ls"]);
         let listed = rows.as_array().unwrap().iter();
         let listed: BTreeSet<_> = listed
             .map(|row| row["signature"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(listed, self.signatures);
+        assert_eq!(listed, self.signatures, "{:#?}", self.kept(&listed));
+        assert_eq!(collected["freed_bytes"], 0, "{collected}");
+        let grown_bytes = collected["left_bytes"].as_u64().unwrap().saturating_sub(self.bytes);
+        assert!(
+            grown_bytes < MAX_GROWN_BYTES,
+            "{grown_bytes}: {collected}; {:#?}; {:#?}",
+            world.left(),
+            self.kept(&listed)
+        );
         self.assert_sound();
         let rows = envfs.json(["ps"]);
         let ours = rows.as_array().unwrap().iter().filter(|row| {
@@ -275,6 +280,12 @@ impl<'a> Residents<'a> {
                 assert_small(pid);
             }
         }
+    }
+
+    /// What keeps each of these.
+    fn kept(&self, signatures: &BTreeSet<String>) -> Vec<String> {
+        let why = |signature| self.world.envfs.try_run(["--json", "why", signature]).stdout;
+        signatures.iter().map(|signature| why(signature)).collect()
     }
 
     fn assert_sound(&self) {

@@ -2,33 +2,34 @@
 //! environment's own Python, locked as what they are, and refused with words that help.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use envfs_tests::channel::Channel;
 use envfs_tests::data::RealChannel;
 use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
-use envfs_tests::pypi::{self, Index};
+use envfs_tests::pypi::{self, Bell, Index};
 
-/// A store where every build leaves a line, and a channel with a Python.
+/// A store where every build is counted, and a channel with a Python.
 struct Room {
     envfs: Envfs,
     channel: RealChannel,
-    log: PathBuf,
+    bell: Bell,
 }
 
 impl Room {
     fn new() -> Option<Self> {
         let (mut envfs, channel) = pypi::room()?;
-        let log = envfs.path().join("builds");
-        envfs.set("BUILD_LOG", &log);
-        Some(Self { envfs, channel, log })
+        let bell = envfs.path().join("bell");
+        envfs.set("BUILD_BELL", &bell);
+        let bell = Bell::at(&bell);
+        Some(Self { envfs, channel, bell })
     }
 
     /// How often something was built.
     fn builds(&self) -> usize {
-        fs::read_to_string(&self.log).map_or(0, |log| log.lines().count())
+        self.bell.rung()
     }
 
     /// The arguments for requirements, which are looked for in no index.
@@ -200,6 +201,64 @@ fn a_source_distribution_is_built_where_there_is_no_wheel() {
         .refused(1, &["mine 1.0 cannot be built", "ash mismatch"]);
     assert_eq!(other.builds(), 0);
     room.envfs.assert_sound();
+}
+
+/// The wheels lie in this store, and their sources are what others can have.
+#[test]
+fn what_was_built_is_exported_as_its_sources() {
+    let Some(room) = Room::new() else { return };
+    let files = room.envfs.path().join("files");
+    fs::create_dir(&files).unwrap();
+    pypi::project(room.envfs.path(), "mine", "one");
+    let cloned = pypi::project(room.envfs.path(), "cloned", "one");
+    git(&cloned, &["init", "--quiet"]);
+    git(&cloned, &["add", "."]);
+    git(&cloned, &["commit", "--quiet", "--message", "one"]);
+    let commit = git(&cloned, &["rev-parse", "HEAD"]);
+    pypi::sdist(&files, "indexed", "one");
+    let index = Index::serve(&files);
+    let from = format!("--index-url {}", index.url());
+    let repository = format!("cloned @ git+file://{}", cloned.display());
+    let mut asked = vec![
+        "build".to_owned(),
+        "-c".to_owned(),
+        room.channel.url(),
+        "--python=3".to_owned(),
+    ];
+    asked.extend([&from, "./mine", &repository, "indexed"].map(|text| format!("--pypi={text}")));
+    let environment = room.envfs.run(asked).trim().to_owned();
+    let export = |format: &str, more: &[&str]| {
+        let exported = [&["export", &environment, "--format", format], more].concat();
+        room.envfs.try_run(exported)
+    };
+    let mine = format!("mine @ file://{}", room.envfs.path().join("mine").display());
+    let cloned = format!("cloned @ git+file://{}@{commit}", cloned.display());
+    for (format, more) in [
+        ("requirements", &[][..]),
+        ("requirements", &["--from-history"]),
+        ("environment", &[]),
+    ] {
+        let exported = export(format, more).success();
+        for line in [mine.as_str(), &cloned, "indexed==1.0"] {
+            let found = exported
+                .lines()
+                .map(|line| line.trim().trim_start_matches("- ").trim_matches('"'));
+            let mut found = found.map(|line| line.trim_end_matches('/'));
+            assert!(found.any(|found| found == line), "{line}: {exported}");
+        }
+        assert!(
+            !exported.contains("/built/") && !exported.contains("--hash"),
+            "{exported}"
+        );
+    }
+    for format in ["pixi", "pylock"] {
+        let exported = export(format, &[]);
+        assert!(exported.stderr.contains("indexed 1.0 was built here"), "{exported}");
+        let text = exported.success();
+        assert!(text.contains(&commit) && text.contains("/mine"), "{text}");
+        assert_eq!(text.contains("/built/"), text.contains("indexed-1.0"), "{text}");
+        assert!(!text.contains("cloned-1.0") && !text.contains("mine-1.0"), "{text}");
+    }
 }
 
 #[test]

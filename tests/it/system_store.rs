@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use envfs_tests::channel::Channel;
 use envfs_tests::mounted::{Who, is_possible, leases};
 use envfs_tests::package::{Format, PLACEHOLDER, Package};
-use envfs_tests::program::{Envfs, files_below, finish};
+use envfs_tests::program::{Envfs, Finished, files_below, finish};
 use envfs_tests::user;
 use serde_json::Value;
 
@@ -103,7 +103,7 @@ fn a_system_store_that_is_none_is_refused() {
     let envfs = Envfs::new();
     let mut command = envfs.command();
     command.args(["--system-store", "/nowhere", "ls"]);
-    finish(&mut command).refused(1, &["/nowhere/FORMAT"]);
+    finish(&mut command).refused(1, &["there is no store at `/nowhere`"]);
 }
 
 #[test]
@@ -163,6 +163,43 @@ fn settings_come_from_the_nearest() {
 const LARGE_BYTES: usize = 200_000;
 
 /// The administrator's store holds `app`; `more` needs it.
+#[test]
+fn whoever_fills_the_system_store_makes_it() {
+    let mut envfs = Envfs::new();
+    let channel = Channel::new(&envfs.path().join("channel")).with(&Package::new("app 1.0 h0_0"), Format::Conda);
+    let system = envfs.store_path();
+    let ensure = ["ensure", "-c", &channel.url(), "app"];
+    envfs.set("ENVFS_SYSTEM_STORE", system.to_str().unwrap());
+    let own = ["--store", "own"];
+    let refused = envfs.try_run(own.into_iter().chain(ensure));
+    refused.refused(
+        1,
+        &["there is no store at", system.to_str().unwrap(), "envfs config show"],
+    );
+    assert!(!envfs.path().join("own").exists());
+    let made = envfs.run(ensure);
+    assert_eq!(envfs.run(own.into_iter().chain(ensure)), made);
+    envfs.set("ENVFS_SYSTEM_STORE", "");
+    envfs.set("ENVFS_STORE", "");
+    assert_eq!(
+        envfs.run(["ls"]).lines().count(),
+        1,
+        "what is set to nothing is not set"
+    );
+}
+
+#[test]
+fn what_the_system_store_keeps_is_said_to_all() {
+    let world = World::new(Who::Tester);
+    world.envfs.run(["name", "set", "science", &world.app]);
+    let rows = world.json(&["why", "science"]);
+    assert_eq!(rows[0]["reasons"][0]["kind"], "name", "{rows}");
+    let link = world.envfs.path().join("user/science");
+    let link = ["name", "link", "science", link.to_str().unwrap()];
+    let told = world.try_run(&link);
+    told.refused(1, &["`science:current` is a name of the system's store", "--store"]);
+}
+
 struct World {
     /// The administrator.
     envfs: Envfs,
@@ -204,13 +241,17 @@ impl World {
     }
 
     fn run(&self, arguments: &[&str]) -> String {
+        self.try_run(arguments).success()
+    }
+
+    fn try_run(&self, arguments: &[&str]) -> Finished {
         let mut command = self.envfs.command();
         command
             .env("HOME", self.envfs.path().join("user/home"))
             .env("ENVFS_STORE", self.store())
             .env("ENVFS_SYSTEM_STORE", self.envfs.store_path())
             .args(arguments);
-        finish(self.who.runs(&mut command)).success()
+        finish(self.who.runs(&mut command))
     }
 
     fn json(&self, arguments: &[&str]) -> Value {

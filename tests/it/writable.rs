@@ -1,10 +1,15 @@
 //! Environments that are written to: programs work in them, what is below never changes, and changes can be kept.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use envfs_store::digest::Digest;
+use envfs_tests::channel::Channel;
 use envfs_tests::data::{RealChannel, skip};
-use envfs_tests::mounted::is_mounted;
+use envfs_tests::mounted::{is_mounted, is_possible};
+use envfs_tests::package::{Format, Package};
 use envfs_tests::program::{Envfs, finish};
 use envfs_tests::{pypi, user};
 
@@ -57,7 +62,7 @@ fn what_is_written_can_be_kept_and_seen_anywhere() {
     let Some((envfs, channel)) = room() else { return };
     let (signature, place) = mounted(&envfs, &channel);
     let python = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(place.join("bin/python"));
+        let mut command = Command::new(place.join("bin/python"));
         finish(command.args(arguments).env_remove("PYTHONDONTWRITEBYTECODE")).success()
     };
     let wheel = pypi::greeting(envfs.path());
@@ -112,7 +117,7 @@ fn changes_outlive_the_mount_and_belong_to_it() {
     std::fs::rename(library.join("json"), library.join("renamed")).unwrap();
     std::fs::write(library.join("os.py"), "changed").unwrap();
     let database = "import sqlite3; c = sqlite3.connect('base.db'); c.execute('create table t (n)'); c.commit()";
-    let mut sqlite = std::process::Command::new(place.join("bin/python3.12"));
+    let mut sqlite = Command::new(place.join("bin/python3.12"));
     std::fs::remove_file(library.join("os.py")).unwrap();
     std::fs::write(library.join("os.py"), restored(&envfs, &signature, "os.py")).unwrap();
     std::fs::rename(library.join("renamed"), library.join("json")).unwrap();
@@ -154,4 +159,52 @@ fn restored(envfs: &Envfs, signature: &Digest, module: &str) -> String {
         "'+__import__('sys').prefix+'"
     );
     envfs.run(["run", &signature.to_string(), "--", "python", "-c", &print])
+}
+
+/// A store of a group, as docs/shared-server.md describes it: directories are of the group, whoever makes them, and a user's own
+/// namespace knows only the user's first group.
+#[test]
+fn a_member_of_the_group_of_a_store_writes() {
+    const GROUP: u32 = 60_001;
+    if !user::is_root() || !is_possible() {
+        return skip("stores of groups: only root can be several users");
+    }
+    let envfs = Envfs::new();
+    user::open_to_all(envfs.path());
+    let channel = Channel::new(&envfs.path().join("channel"))
+        .with(&Package::new("app 1.0 0").file("share/app", "app"), Format::Conda);
+    let store = envfs.store_path();
+    std::fs::create_dir(&store).unwrap();
+    chown(&store, None, Some(GROUP)).unwrap();
+    std::fs::set_permissions(&store, Permissions::from_mode(0o2775)).unwrap();
+    user::give_to_ordinary_user(&envfs.path().join("channel"));
+    let as_member = |arguments: &[&str]| {
+        let mut command = envfs.command();
+        command.args(arguments);
+        let mut member = Command::new("setpriv");
+        member.args([
+            "--reuid",
+            "nobody",
+            "--regid",
+            "nogroup",
+            "--groups",
+            &GROUP.to_string(),
+            "sh",
+            "-c",
+        ]);
+        member
+            .args(["umask 002; exec \"$0\" \"$@\""])
+            .arg(command.get_program());
+        member.args(command.get_args()).env_clear().current_dir(envfs.path());
+        member.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        finish(&mut member).success()
+    };
+    let signature = as_member(&["build", "-c", &channel.url(), "app"]);
+    let run = |option: &str| {
+        let script = "echo more >> $CONDA_PREFIX/share/app; cat $CONDA_PREFIX/share/app";
+        as_member(&["run", option, signature.trim(), "--", "sh", "-c", script])
+    };
+    assert_eq!(run("--scratch"), "appmore\n");
+    assert_eq!(run("--writable"), "appmore\n");
+    assert_eq!(run("--writable"), "appmore\nmore\n");
 }

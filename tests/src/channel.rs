@@ -42,7 +42,9 @@ impl Channel {
     /// # Panics
     /// When it cannot be written.
     pub fn add(&mut self, package: &Package, format: Format) -> PathBuf {
-        let archive = package.write(&self.path.join(package.subdir()), format);
+        let directory = self.path.join(package.subdir());
+        fs::create_dir_all(&directory).unwrap();
+        let archive = package.write(&directory, format);
         self.record(package, &archive);
         archive
     }

@@ -37,12 +37,16 @@ impl World {
         let mut envfs = Envfs::new();
         let mut channel = Channel::new(&envfs.path().join("channel"));
         let mut digests = Vec::new();
-        // Not the same for two users: what another store's server shows keeps what has its signature.
+        // Of this world alone: what the server of another store shows keeps what has its signature.
+        let world = envfs.path().to_owned();
         for number in 0..PACKAGES {
             let mut files: Vec<(String, String)> = (0..20)
                 .map(|file| {
                     let word = if file < 8 { number / 2 } else { number + 100 };
-                    (format!("{file:02}"), format!("{who:?} {word} {file}\n").repeat(50))
+                    (
+                        format!("{file:02}"),
+                        format!("{} {word} {file}\n", world.display()).repeat(50),
+                    )
                 })
                 .collect();
             files.push(("large".to_owned(), format!("{:08}\n", number / 2).repeat(20_000)));

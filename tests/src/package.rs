@@ -140,6 +140,13 @@ impl Package {
         Self::new(&format!("python {version} h0_0_cpython")).executable(&interpreter, "not really\n")
     }
 
+    /// The same for another platform.
+    #[must_use]
+    pub fn on(mut self, subdir: &str) -> Self {
+        subdir.clone_into(&mut self.subdir);
+        self
+    }
+
     /// The same as `noarch: python`.
     #[must_use]
     pub fn noarch_python(mut self) -> Self {

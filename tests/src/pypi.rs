@@ -1,8 +1,10 @@
 //! The world of PyPI made by hand: wheels, projects that build themselves, an index that serves them; and uv, if it can be had.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +13,7 @@ use envfs_solver::{Uv, UvOptions};
 use sha2::{Digest, Sha256};
 
 use crate::data::{RealChannel, skip};
-use crate::program::Envfs;
+use crate::program::{Envfs, Finished};
 
 /// uv: the one on this machine, or one that is fetched once for all tests of this user; or nothing, said loudly.
 #[must_use]
@@ -21,6 +23,7 @@ pub fn uv() -> Option<PathBuf> {
         search_path: std::env::var_os("PATH").unwrap_or_default(),
         cache_dir: std::env::temp_dir().join("envfs-test-uv"),
         is_offline: false,
+        variable: |_| None,
     };
     match Uv::find(&options) {
         Ok(uv) => Some(uv.program().to_owned()),
@@ -29,6 +32,31 @@ pub fn uv() -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// Gives what the machine needs to reach its registry.
+pub fn reach_the_registry(envfs: &mut Envfs) {
+    for name in [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTPS_PROXY",
+        "UV_INDEX_URL",
+        "UV_DEFAULT_INDEX",
+    ] {
+        if let Some(value) = std::env::var_os(name) {
+            envfs.set(name, value);
+        }
+    }
+}
+
+/// Says loudly that the registry cannot be reached, if that is what failed.
+#[must_use]
+pub fn is_unreachable(finished: &Finished) -> bool {
+    let is_down = !finished.status.success() && finished.stderr.contains("cannot be reached");
+    if is_down {
+        skip(&finished.stderr);
+    }
+    is_down
 }
 
 /// A wheel with one module and one command, `greet`, that says where the module is.
@@ -111,7 +139,8 @@ pub(crate) fn base64url(bytes: &[u8]) -> String {
 
 /// The directory of a project called `name` whose build backend is part of it (PEP 517, `backend-path`), so that building
 /// needs no network. The wheel has a module of its name that says `VALUE`, `PYTHON` (which one built it) and `HERE` (where it
-/// is); an editable one has the path of the sources. Every build adds a line to the file that the variable `BUILD_LOG` names.
+/// is); an editable one has the path of the sources. Every build rings at the [`Bell`] that the variable `BUILD_BELL` names: it can
+/// write nowhere.
 ///
 /// # Panics
 /// When it cannot be written.
@@ -151,15 +180,15 @@ pub fn sdist(directory: &Path, name: &str, value: &str) -> PathBuf {
     path
 }
 
-const BACKEND: &str = r#"import base64, hashlib, os, sys, zipfile
+const BACKEND: &str = r#"import base64, hashlib, os, socket, sys, zipfile
 
 NAME = next(n for n in os.listdir("src") if n.endswith(".py"))[:-3]
 
 
 def _wheel(directory, editable):
-    if "BUILD_LOG" in os.environ:
-        with open(os.environ["BUILD_LOG"], "a") as log:
-            log.write(NAME + "\n")
+    if "BUILD_BELL" in os.environ:
+        with socket.socket(socket.AF_UNIX) as bell:
+            bell.connect(os.environ["BUILD_BELL"])
     if os.path.exists("fail"):
         raise SystemExit("the compiler of " + NAME + " is on strike")
     name = NAME + "-1.0-py3-none-any.whl"
@@ -200,6 +229,37 @@ fn write_zip(path: &Path, members: &[(String, &str)]) {
     zip.finish().unwrap();
 }
 
+/// Where builds ring.
+pub struct Bell {
+    socket: UnixListener,
+    rung: Cell<usize>,
+}
+
+impl Bell {
+    /// Hangs it at a path.
+    ///
+    /// # Panics
+    /// When it cannot be there.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        let socket = UnixListener::bind(path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            socket,
+            rung: Cell::new(0),
+        }
+    }
+
+    /// How often it was rung.
+    #[must_use]
+    pub fn rung(&self) -> usize {
+        while self.socket.accept().is_ok() {
+            self.rung.set(self.rung.get() + 1);
+        }
+        self.rung.get()
+    }
+}
+
 /// A package index on this machine (PEP 503) that serves the files of a directory, and counts the questions.
 pub struct Index {
     url: String,
@@ -213,6 +273,15 @@ impl Index {
     /// When there is no port to listen at.
     #[must_use]
     pub fn serve(directory: &Path) -> Self {
+        Self::serve_to(directory, None)
+    }
+
+    /// Serves it to whoever says this (`Basic dXNlcjpwYXNzd29yZA==`, RFC 7617), and to nobody else.
+    ///
+    /// # Panics
+    /// When there is no port to listen at.
+    #[must_use]
+    pub fn serve_to(directory: &Path, authorization: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/simple", listener.local_addr().unwrap());
         let questions = Arc::new(AtomicUsize::new(0));
@@ -221,7 +290,7 @@ impl Index {
             for stream in listener.incoming().flatten() {
                 let (directory, counter) = (directory.clone(), Arc::clone(&counter));
                 // A client that goes away in between is none to be told.
-                std::thread::spawn(move || answer(stream, &directory, &counter).ok());
+                std::thread::spawn(move || answer(stream, &directory, authorization, &counter).ok());
             }
         });
         Self { url, questions }
@@ -240,13 +309,27 @@ impl Index {
     }
 }
 
-fn answer(mut stream: TcpStream, directory: &Path, questions: &AtomicUsize) -> std::io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    directory: &Path,
+    authorization: Option<&str>,
+    questions: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
+    let mut is_welcome = authorization.is_none();
     for line in lines {
-        if line?.is_empty() {
+        let line = line?;
+        if line.is_empty() {
             break;
         }
+        is_welcome |= line
+            .split_once(": ")
+            .is_some_and(|(name, value)| name.eq_ignore_ascii_case("authorization") && Some(value) == authorization);
+    }
+    if !is_welcome {
+        let refused = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return stream.write_all(refused.as_bytes());
     }
     questions.fetch_add(1, Ordering::SeqCst);
     let path = request.split(' ').nth(1).unwrap_or_default();

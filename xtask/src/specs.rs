@@ -278,7 +278,7 @@ impl Bench {
                 .replace(&format!("file://{}", directory.display()), "")
                 .replace(&directory.display().to_string(), "");
         }
-        let words = text.split_whitespace().map(without_host);
+        let words = text.split_whitespace().map(without_host).map(without_chance);
         let text = words.collect::<Vec<_>>().join(" ").replace('|', "\\|");
         if text.chars().count() <= MAX_REASON_CHARS {
             return text;
@@ -332,6 +332,20 @@ fn count(printed: &str) -> String {
         0 => format!("{conda} conda packages"),
         pypi => format!("{conda} conda packages, {pypi} wheels"),
     }
+}
+
+/// Which of many archives is missed first, and how long something took, is another each time.
+fn without_chance(word: String) -> String {
+    if let Some((directory, _)) = word
+        .rsplit_once('/')
+        .filter(|_| word.starts_with('/') && word.ends_with(".conda"))
+    {
+        return format!("{directory}/….conda");
+    }
+    let is_time = word
+        .strip_suffix('s')
+        .is_some_and(|seconds| seconds.parse::<f64>().is_ok());
+    if is_time { "…s".to_owned() } else { word }
 }
 
 fn without_host(word: &str) -> String {

@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// What this program calls itself with, to run a command in a sandbox
     #[command(hide = true, name = crate::sandboxed::COMMAND)]
     RunInSandbox,
+    /// What this program calls itself with, to build from source
+    #[command(hide = true, name = crate::sandbox::COMMAND)]
+    BuildInSandbox(Lazily<crate::sandbox::BuildArgs>),
     /// List the variants of a project with their signatures, or say which of them have moved
     Variants(Lazily<commands::variants::VariantsArgs>),
     /// Print the version
@@ -128,6 +131,17 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_command_is_described_alike_in_the_list_and_by_itself() {
+        let listed = Arguments::command();
+        let mut by_itself = Arguments::command();
+        by_itself.build();
+        for command in listed.get_subcommands() {
+            let found = by_itself.find_subcommand(command.get_name()).unwrap();
+            assert_eq!(found.get_about(), command.get_about(), "{}", command.get_name());
+        }
+    }
 
     #[test]
     fn what_is_parsed_among_the_typed_commands_is_what_is_parsed_among_all() {

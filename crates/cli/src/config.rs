@@ -318,7 +318,8 @@ fn files() -> Vec<PathBuf> {
 
 /// What came with the command: by its line, or by a variable that says the same.
 fn given(value: Option<&PathBuf>, name: &'static str) -> Option<Setting<PathBuf>> {
-    let value = value?.clone();
+    // A variable that is set to nothing is not set.
+    let value = value.filter(|value| !value.as_os_str().is_empty())?.clone();
     let is_variable = std::env::var_os(name).is_some_and(|variable| variable == value);
     let source = if is_variable {
         Source::Variable(name)

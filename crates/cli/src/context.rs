@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use envfs_solver::{Network, NetworkOptions, Uv, UvOptions};
 use envfs_store::environment::{self, Environment};
 use envfs_store::lease::Claim;
@@ -20,9 +21,16 @@ use crate::surroundings::{home, own_cache, variable, xdg};
 
 /// What holds for every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// The store [default: $XDG_DATA_HOME/envfs/store]
-    #[arg(long, global = true, env = "ENVFS_STORE", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "ENVFS_STORE",
+        value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     pub(crate) store: Option<PathBuf>,
     /// A store to find things in before anything is fetched; it is never written to
     #[arg(
@@ -30,6 +38,7 @@ pub(crate) struct Global {
         global = true,
         env = "ENVFS_SYSTEM_STORE",
         value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         hide_env_values = true
     )]
     pub(crate) system_store: Option<PathBuf>,
@@ -187,6 +196,7 @@ impl Context {
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             cache_dir: self.store_path()?.join("cache"),
             is_offline: self.is_offline()?,
+            variable,
         })?)
     }
 

@@ -183,6 +183,13 @@ impl From<envfs_store::Error> for CliError {
             envfs_store::Error::NewerFormat { .. } => {
                 this.help("update envfs, or use another store with `--store DIR`")
             }
+            envfs_store::Error::Occupied { .. } => {
+                this.help("name a directory that is empty, or not there yet, with `--store DIR` or ENVFS_STORE")
+            }
+            envfs_store::Error::NoStore(path) => this.help(format!(
+                "is the path right? `envfs config show` says who names a system store; `envfs --store {} ls` makes an empty one",
+                path.display()
+            )),
             _ => this,
         }
     }
@@ -341,10 +348,6 @@ impl From<WheelsError> for CliError {
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            // Whoever read our output has seen enough.
-            return Self::silent(0);
-        }
         Self::of(&error)
     }
 }

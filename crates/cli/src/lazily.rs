@@ -19,12 +19,18 @@ impl<T> Deref for Lazily<T> {
 
 impl<T: Args> Args for Lazily<T> {
     fn augment_args(command: Command) -> Command {
-        command.defer(T::augment_args)
+        command.defer(described::<T>)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         command.defer(T::augment_args_for_update)
     }
+}
+
+/// Options that several commands share have a sentence of their own, which is not what the command does.
+fn described<T: Args>(command: Command) -> Command {
+    let about = command.get_about().cloned().unwrap_or_default();
+    T::augment_args(command).about(about)
 }
 
 impl<T: FromArgMatches> FromArgMatches for Lazily<T> {

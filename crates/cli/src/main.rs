@@ -90,6 +90,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CliError> 
         Command::Verify(args) => commands::verify::execute(context, args),
         Command::Store(args) => commands::store::execute(context, args),
         Command::RunInSandbox => sandboxed::execute(),
+        Command::BuildInSandbox(args) => sandbox::execute(context, args),
         Command::Variants(args) => commands::variants::execute(context, args),
         Command::Version => commands::version::execute(context),
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use envfs_solver::write_document;
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -18,8 +19,13 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), CliError> {
 /// Prints a line of a result.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            // Whoever read our output has seen enough.
+            io::ErrorKind::BrokenPipe => CliError::silent(0),
+            _ => CliError::new("cannot write to standard output").because(error.to_string()),
+        })
 }
 
 /// Tells the person at the terminal something.
@@ -36,6 +42,11 @@ pub(crate) fn open_log(path: Option<&Path>) -> Result<Option<File>, CliError> {
         .map_err(|error| CliError::new(format!("cannot write the log `{}`", path.display())).because(error.to_string()))
 }
 
+/// Whether what is written to `path` is meant for standard output.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Makes a directory, and what is missing above it.
 pub(crate) fn make_directory(path: &Path) -> Result<(), CliError> {
     std::fs::create_dir_all(path).map_err(|error| CliError::at("make", path, &error))
@@ -43,18 +54,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), CliError> {
 
 /// Writes a file whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    let write = || {
-        let mut file = File::create(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&draft, path)
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&draft);
-        CliError::at("write", path, &error)
-    })
+    write_document(path, bytes).map_err(|error| CliError::at("write", path, &error))
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell; the columns named in `right` are aligned right.

@@ -173,6 +173,8 @@ pub(crate) fn execute() -> Result<ExitCode, CliError> {
     let limits = Limits {
         network: request.network,
         writable: request.writable,
+        forgotten: Vec::new(),
+        kept: Vec::new(),
     };
     let sandbox = Sandbox {
         service: &service,

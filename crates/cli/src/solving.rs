@@ -352,12 +352,13 @@ impl SpecArgs {
             found => return Ok(found?),
         };
         // What a package needs depends on the version of Python, and not on who built that.
+        let sandbox = RunSandbox::new(asking.context)?;
         if let Some(python) = uv.python_like(asking.target) {
-            return Ok(resolve(Builds::By(&python))?);
+            return Ok(resolve(Builds::By(&sandbox, &python))?);
         }
         let subdir = asking.target.subdir();
         if Subdir::current() != Some(subdir) {
-            return Ok(resolve(Builds::Anywhere)?);
+            return Ok(resolve(Builds::Anywhere(&sandbox))?);
         }
         let host = BuildRequest {
             packages: asking.packages.to_vec(),
@@ -373,7 +374,7 @@ impl SpecArgs {
         let host = build_host(&store, network, &host, &bar).await;
         drop(bar);
         let host = host.map_err(|host| for_want_of_a_python(error, host))?;
-        Ok(resolve(Builds::In(&RunSandbox::new(asking.context)?, &host))?)
+        Ok(resolve(Builds::In(&sandbox, &host))?)
     }
 }
 

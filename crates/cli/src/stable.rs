@@ -51,7 +51,9 @@ pub(crate) fn machine() -> Result<String, CliError> {
 /// Lets `path` show what `name` stands for, from now on.
 pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<Link, CliError> {
     let store = context.store()?;
-    Names::of(&store).load(name)?;
+    Names::of(&store)
+        .load(name)
+        .map_err(|error| of_the_system(error, &store, name))?;
     let path = absolute(path)?;
     if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
         return Err(CliError::new(format!("`{}` exists, and is not a link", path.display()))
@@ -61,6 +63,18 @@ pub(crate) fn add(context: &Context, name: &Name, path: &Path) -> Result<Link, C
     show(context, &store, &link)?;
     Links::of(&store).add(&link)?;
     Ok(link)
+}
+
+/// A path follows names of the own store, whose changes it is told of.
+fn of_the_system(error: NameError, store: &Store, name: &Name) -> CliError {
+    let is_lower = matches!(Names::find(store, name), Ok(Some(found)) if found.is_lower);
+    match (is_lower, store.lower()) {
+        (true, Some(lower)) => CliError::new(format!("`{name}` is a name of the system's store")).help(format!(
+            "who may write there lets paths follow it, with `--store {}`",
+            lower.root().display()
+        )),
+        _ => error.into(),
+    }
 }
 
 /// Takes the path away; what is used of it goes on.

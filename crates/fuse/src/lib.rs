@@ -20,7 +20,7 @@
 //! | [`server`], `readers`, `keeper`, `memory` | the process that answers, and the one that starts another if that one dies |
 //! | [`backend`], [`explain`] | which of these ways there are, which is taken, and why not another |
 //! | [`writable`], [`sandbox`], `limits` | where a command may write, and what it is kept to |
-//! | [`run`], `exec`, `supervise` | a command inside an environment, from fork to exit code |
+//! | [`run`], [`confine`], `exec`, `supervise` | a command inside an environment, or only kept to limits, from fork to exit code |
 //! | [`warm`] | mounts that are there already: found, used in place, and taken away when nobody uses them |
 //! | `entrances`, [`serve`] | one mount through which all environments of a store are found |
 //! | [`status`] | which environments are mounted |
@@ -31,6 +31,7 @@ mod backing;
 mod boot;
 mod cache;
 mod causes;
+pub mod confine;
 mod entrances;
 pub mod errno;
 mod exec;
@@ -70,6 +71,6 @@ pub mod writable;
 
 pub use boot::{BootError, current as current_boot};
 pub use exec::Command;
-pub use limits::Limits;
+pub use limits::{Forgotten, Limits};
 pub use namespace::private_prefix;
 pub use process::{ProcessError, close_inherited_descriptors};

@@ -15,8 +15,9 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::causes::with_causes;
-use crate::kernel::detached;
+use crate::kernel::{Attributes, detached};
 use crate::namespace::{NamespaceError, refused};
 use crate::process;
 use crate::supervise;
@@ -56,15 +57,28 @@ pub struct Limits {
     pub network: bool,
     /// The directories that it may write to, beside its environment: all else is read-only. They must exist.
     pub writable: Vec<PathBuf>,
+    /// The directories that it may read and seems to write to.
+    pub forgotten: Vec<Forgotten>,
+    /// The directories that it may not write to even where they lie in one that it may. What is writable may lie in them.
+    pub kept: Vec<PathBuf>,
+}
+
+/// A directory that stays as it is whatever is written into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The directory. It must exist.
+    pub directory: PathBuf,
+    /// Where is kept what is written, for as long as somebody wants it. Nothing is there yet.
+    pub kept_in: PathBuf,
 }
 
 impl Limits {
-    /// In a mount namespace of its own: makes everything but `prefix` and the writable directories read-only. The next
-    /// child of this process is the first one of its own process namespace.
+    /// In a mount namespace of its own: makes everything but `prefix`, a mount, and the writable directories read-only. The
+    /// next child of this process is the first one of its own process namespace.
     ///
     /// # Errors
     /// When a step is not allowed.
-    pub(crate) fn apply(&self, prefix: &Path) -> Result<(), NamespaceError> {
+    pub(crate) fn apply(&self, prefix: Option<&Path>) -> Result<(), NamespaceError> {
         let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
         if !self.network {
             flags |= CloneFlags::CLONE_NEWNET;
@@ -72,23 +86,60 @@ impl Limits {
         nix::sched::unshare(flags)
             .map_err(|errno| refused("make namespaces for processes and networks")(errno.into()))?;
         // Copies of what stays as it is, made before the rest changes.
-        let writable: Vec<(&PathBuf, OwnedFd)> = self
-            .writable
-            .iter()
-            .map(|path| Ok((path, detached::directory(path)?)))
-            .collect::<Result<_, NamespaceError>>()?;
+        let mut shown = Vec::new();
+        for path in &self.writable {
+            shown.push((path.as_path(), detached::directory_with_mounts(path)?));
+        }
+        for forgotten in &self.forgotten {
+            shown.push((forgotten.directory.as_path(), forgotten.mount()?));
+        }
         let devices: Vec<(&str, OwnedFd)> = DEVICES
             .iter()
             .filter_map(|name| Some((*name, detached::directory(&Path::new("/dev").join(name)).ok()?)))
             .collect();
         let kept = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
         set_flags(Path::new("/"), libc::MOUNT_ATTR_RDONLY | kept, 0, true)?;
-        set_flags(prefix, 0, libc::MOUNT_ATTR_RDONLY, false)?;
-        for (path, mount) in writable {
+        if let Some(prefix) = prefix {
+            set_flags(prefix, 0, libc::MOUNT_ATTR_RDONLY, false)?;
+        }
+        for path in &self.kept {
+            shown.push((path.as_path(), detached::directory_with_mounts(path)?));
+        }
+        // Whatever lies in another comes after it, and is seen in its place.
+        shown.sort_by_cached_key(|(path, _)| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
+        for (path, mount) in shown {
             detached::attach(&mount, path)?;
             set_flags(path, kept, 0, false)?;
         }
         make_devices(&devices)
+    }
+
+    /// Lets what was to be forgotten be removed: overlayfs locks its own directory, also to the user who owns it.
+    pub(crate) fn unlock(&self) {
+        for forgotten in &self.forgotten {
+            let _ = fs::set_permissions(forgotten.work().join("work"), PermissionsExt::from_mode(0o700));
+        }
+    }
+}
+
+impl Forgotten {
+    /// The directory with what is written kept elsewhere. Where the kernel has no overlay for it, an empty one: what is in the
+    /// directory then is not seen.
+    fn mount(&self) -> Result<OwnedFd, NamespaceError> {
+        let (upper, work) = (self.kept_in.join("upper"), self.work());
+        for directory in [&upper, &work] {
+            fs::create_dir_all(directory).map_err(refused("make a directory for what is forgotten"))?;
+        }
+        let lower = detached::directory(&self.directory)?;
+        let overlay = detached::writable("envfs-forgotten", lower.as_fd(), &upper, &work, Attributes::User);
+        overlay.or_else(|refusal| {
+            tracing::debug!("{refusal}: {} is seen empty", self.directory.display());
+            Ok(detached::directory(&upper)?)
+        })
+    }
+
+    fn work(&self) -> PathBuf {
+        self.kept_in.join("work")
     }
 }
 
@@ -157,7 +208,7 @@ fn make_devices(devices: &[(&str, OwnedFd)]) -> Result<(), NamespaceError> {
         }
         let shared_memory = directory.join("shm");
         fs::create_dir(&shared_memory)?;
-        fs::set_permissions(&shared_memory, std::os::unix::fs::PermissionsExt::from_mode(0o1777))
+        fs::set_permissions(&shared_memory, PermissionsExt::from_mode(0o1777))
     };
     links().map_err(make)?;
     for (name, device) in devices {

@@ -165,6 +165,9 @@ pub fn run_in(sandbox: &Sandbox<'_>, command: &Command) -> Result<Finished, RunE
             duration: start.elapsed(),
         })
     });
+    if let Some(limits) = sandbox.limits {
+        limits.unlock();
+    }
     let _ = mask.thread_set_mask();
     result
 }
@@ -351,7 +354,7 @@ impl Run<'_> {
 
     /// Becomes the command within limits: this process watches over it.
     fn exec_within(&self, limits: &Limits, mut channel: UnixStream, runner: Pid) -> u8 {
-        if let Err(error) = limits.apply(&self.service.mount_point) {
+        if let Err(error) = limits.apply(Some(&self.service.mount_point)) {
             let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
             return 1;
         }
@@ -370,11 +373,16 @@ impl Run<'_> {
             let _ = channel.write_all(format!("-{}", with_causes(&error)).as_bytes());
             return 1;
         }
-        process::restore_signals(self.mask);
-        let errno = exec(self.command) as i32;
-        let _ = channel.write_all(&[b"!".as_slice(), &errno.to_ne_bytes()].concat());
-        1
+        exec_or_say(self.command, self.mask, channel)
     }
+}
+
+/// Becomes `command`. Returns if it cannot, and says so on `channel`.
+pub(crate) fn exec_or_say(command: &Command, mask: &SigSet, mut channel: UnixStream) -> u8 {
+    process::restore_signals(mask);
+    let errno = exec(command) as i32;
+    let _ = channel.write_all(&[b"!".as_slice(), &errno.to_ne_bytes()].concat());
+    1
 }
 
 /// Sends the output and errors of this process to a file, and lets it read nothing.
@@ -386,7 +394,7 @@ fn redirect(output: &File) -> Result<(), ProcessError> {
 }
 
 /// The command, waiting for a word to go, and its server, if it has one.
-struct Started {
+pub(crate) struct Started {
     child: Pid,
     server: Option<Pid>,
     channel: UnixStream,
@@ -398,7 +406,20 @@ struct Started {
 }
 
 impl Started {
-    fn finish(mut self, command: &Command) -> Result<u8, RunError> {
+    /// A command without a mount.
+    pub(crate) fn alone(child: Pid, channel: UnixStream) -> Self {
+        Self {
+            child,
+            server: None,
+            channel,
+            connection: None,
+            companion: None,
+            _lease: None,
+        }
+    }
+
+    /// Lets it go, and waits for its end.
+    pub(crate) fn finish(mut self, command: &Command) -> Result<u8, RunError> {
         // If the child is gone already, its exit code says so.
         let _ = self.channel.write_all(b"+");
         // Closed without a word by exec; else what it has to say.

@@ -9,9 +9,10 @@
 //!
 //! The state outlives the mount: mounted again with the same environment at the same place, the changes are back.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -196,7 +197,7 @@ impl State {
         }
         for part in ["upper", "work"] {
             let path = self.root.join(part);
-            fs::create_dir_all(&path).map_err(system("create", &path))?;
+            make_own(&path).map_err(system("create", &path))?;
         }
         self.hide_installer_notes(tree)?;
         let path = self.record_path();
@@ -298,6 +299,19 @@ fn notes(tree: &Tree) -> envfs_store::Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// Makes a directory that is of the process's own group, also in a store of another group: the namespace of a user knows no other, and
+/// nothing can be made there that would be of one that it does not know (`user_namespaces(7)`).
+fn make_own(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    let (made, own) = (fs::metadata(path)?, nix::unistd::getegid().as_raw());
+    if made.gid() == own {
+        return Ok(());
+    }
+    chown(path, None, Some(own))?;
+    // What is made in it takes the group of who makes it.
+    fs::set_permissions(path, Permissions::from_mode(made.mode() & 0o777))
 }
 
 fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WritableError {

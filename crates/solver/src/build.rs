@@ -18,6 +18,7 @@ use envfs_store::layer::Layer;
 use envfs_store::lease::Claim;
 use envfs_store::signature::Identity;
 use envfs_store::tree::merge::Clash;
+use envfs_store::view::PrefixError;
 use envfs_store::{Digest, Store};
 use tokio::task;
 
@@ -34,7 +35,7 @@ use crate::source::LockedSource;
 use crate::subdir::Subdir;
 use crate::wheel::WheelError;
 pub use again::build_again;
-use base::OpenBase;
+use base::{Imported, OpenBase};
 pub(crate) use bring::{Archive, Brought, Destination, bring_each};
 use bring::{bring_all, written_for};
 pub use sources::build_host;
@@ -142,6 +143,9 @@ pub enum BuildError {
         /// Its signature.
         signature: String,
     },
+    /// A base cannot be looked into.
+    #[error(transparent)]
+    View(#[from] PrefixError),
     /// A worker stopped.
     #[error("a worker stopped unexpectedly: {0}")]
     Worker(String),
@@ -160,6 +164,8 @@ pub async fn build(
     builder: Option<&SourceBuilder<'_>>,
     progress: &dyn BuildProgress,
 ) -> Result<Built, BuildError> {
+    let imported = Imported::of(store, request.base.as_ref(), &request.packages)?;
+    imported.stand_in(&mut request.packages);
     let made = sources::wheels(store, network, &request, builder, progress).await?;
     request.wheels.extend(made);
     request.sources.clear();
@@ -168,7 +174,8 @@ pub async fn build(
     }
     let destination = Destination::in_store(store)?;
     let archives = Archive::all(&request.packages, &request.wheels);
-    let brought = bring_all(&destination, network, archives, progress).await?;
+    let mut brought = bring_all(&destination, network, archives, progress).await?;
+    imported.stand_back(&mut brought);
     let written = written_for(&brought);
     let new_packages = brought.iter().filter(|archive| archive.written.inodes > 0).count();
     blocking(move || {
@@ -204,7 +211,9 @@ pub fn known_signature(store: &Store, request: &BuildRequest) -> Result<Option<D
     if !request.packages.iter().all(is_known) || request.wheels.iter().any(|wheel| wheel.sha256().is_none()) {
         return Ok(None);
     }
-    let packages = link_order(request.packages.clone())?;
+    let mut packages = request.packages.clone();
+    Imported::of(store, request.base.as_ref(), &packages)?.stand_in(&mut packages);
+    let packages = link_order(packages)?;
     let wheels = wheel_order(request.wheels.clone())?;
     let signature = identity(
         store,

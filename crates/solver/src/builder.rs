@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use envfs_store::Store;
@@ -25,11 +25,49 @@ const SHOWN_LINES: usize = 25;
 /// What archives are dated in wheels that are built, for backends that ask (`SOURCE_DATE_EPOCH`): 1980, the first day of zip.
 const SOURCE_DATE_S: &str = "315532800";
 
-/// Runs programs in environments.
+/// Runs programs that strangers have written, where they can do no harm to what is not theirs.
 pub trait BuildSandbox: Send + Sync {
-    /// A command that does what `command` does, in an environment that is mounted for it alone and activated. What it writes
-    /// there is forgotten when it has ended.
-    fn enter(&self, environment: &Environment, command: &Command) -> Command;
+    /// A command that does what `command` does, and is kept to `confines`. It has the network, a home of its own, which shows
+    /// what is in the user's, and temporary files of its own.
+    fn enter(&self, confines: &Confines<'_>, command: &Command) -> Command;
+}
+
+/// What a build is kept to. All else it can read and not write to.
+#[derive(Clone, Debug)]
+pub struct Confines<'a> {
+    /// The environment that it runs in, mounted for it alone and activated; what it writes there is forgotten. None: it has
+    /// only the programs of the machine.
+    pub environment: Option<&'a Environment>,
+    /// A directory of its own, in one that holds nothing else. What lies beside it the build cannot write to. Both go when it has
+    /// ended; until then what is found in it may be anything, and is neither followed nor written to.
+    pub room: &'a Path,
+    /// Directories that it may write to.
+    pub writable: Vec<PathBuf>,
+    /// Directories in which it seems to write: what it writes there is forgotten.
+    pub forgotten: Vec<PathBuf>,
+}
+
+/// uv's `command`, which runs what sources say, confined. What uv caches meanwhile nobody else sees: those sources could have
+/// written it.
+pub(crate) fn confined(
+    uv: &Uv,
+    sandbox: &dyn BuildSandbox,
+    environment: Option<&Environment>,
+    mut command: Command,
+    room: &Path,
+    writable: Vec<PathBuf>,
+) -> Command {
+    let cache = uv.cache_directory();
+    command.env("UV_CACHE_DIR", cache.clone().unwrap_or_else(|| room.join("uv-cache")));
+    // From one file system to another nothing can be linked.
+    command.env("UV_LINK_MODE", "copy");
+    let confines = Confines {
+        environment,
+        room,
+        writable,
+        forgotten: cache.into_iter().collect(),
+    };
+    sandbox.enter(&confines, &command)
 }
 
 /// What it takes to build from source.
@@ -187,31 +225,36 @@ impl SourceBuilder<'_> {
         source: &LockedSource,
         question: &str,
     ) -> Result<BuiltWheel, SourceError> {
-        let room = tempfile::Builder::new()
+        let place = tempfile::Builder::new()
             .prefix("build-")
             .tempdir_in(workspace.path())
             .map_err(|error| no_wheel(source, &error))?;
-        let prefix = room.path().join("prefix");
-        fs::create_dir(&prefix).map_err(|error| no_wheel(source, &error))?;
-        let mut command = self.uv.command(room.path());
+        let room = place.path().join("room");
+        let prefix = room.join("prefix");
+        fs::create_dir_all(&prefix).map_err(|error| no_wheel(source, &error))?;
+        let mut command = self.uv.command(&room);
         command
             .env("SOURCE_DATE_EPOCH", SOURCE_DATE_S)
             .args(["pip", "install", "--no-deps", "--python", "python"])
             // Whether something must be built anew is decided here, by all of its sources.
             .args(["--refresh-package", source.name(), "--prefix"])
             .arg(&prefix);
-        match source.place() {
-            SourcePlace::Directory {
-                path,
-                is_editable: true,
-            } => command.arg("--editable").arg(path),
-            _ => command.arg(source.requirement()),
-        };
-        let mut command = self.sandbox.enter(environment, &command);
+        let mut writable = Vec::new();
+        if let SourcePlace::Directory { path, is_editable } = source.place() {
+            // Backends write beside the sources, and the modules of an editable project are built there.
+            writable.push(path.clone());
+            if *is_editable {
+                command.arg("--editable").arg(path);
+            }
+        }
+        if !matches!(source.place(), SourcePlace::Directory { is_editable: true, .. }) {
+            command.arg(source.requirement());
+        }
+        let mut command = confined(self.uv, self.sandbox, Some(environment), command, &room, writable);
         if let Err(error) = self.uv.run(&mut command) {
             return Err(self.explain(store, workspace, source, error));
         }
-        let wheel = repack(&prefix, room.path()).map_err(|error| no_wheel(source, &error))?;
+        let wheel = repack(&prefix, place.path()).map_err(|error| no_wheel(source, &error))?;
         let file_name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(built::keep(store, workspace, question, &wheel, &file_name)?)
     }

@@ -153,15 +153,23 @@ impl Asked {
             let always = wheel.requires_dist().iter().filter(|text| !text.contains("extra =="));
             needed_wheels.extend(always.map(|text| normalized_name(name_of(text))));
         }
-        let is_needed = |wheel: &&LockedWheel| !needed_wheels.contains(wheel.name());
-        let wheels = contents.wheels.iter().filter(is_needed);
+        // Installers note it (PEP 376); locks do not.
+        let is_noted = contents.wheels.iter().any(LockedWheel::is_requested)
+            || contents.sources.iter().any(LockedSource::is_requested);
+        let is_asked = |wheel: &&LockedWheel| match is_noted {
+            true => wheel.is_requested(),
+            false => !needed_wheels.contains(wheel.name()),
+        };
+        let wheels = contents.wheels.iter().filter(is_asked);
+        let sources = contents.sources.iter();
+        let sources = sources.filter(|source| !is_noted || source.is_requested());
         Self {
             match_specs: packages
                 .map(|package| format!("{}={}", package.name(), package.version()))
                 .collect(),
             requirements: wheels
-                .map(|wheel| format!("{}=={}", wheel.name(), wheel.version()))
-                .chain(contents.sources.iter().map(LockedSource::line))
+                .map(LockedWheel::line)
+                .chain(sources.map(LockedSource::line))
                 .collect(),
         }
     }

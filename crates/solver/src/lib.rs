@@ -11,11 +11,13 @@ mod bytecode;
 mod canonical;
 mod channel;
 mod direct_url;
+mod document;
 mod export;
 mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod import;
+mod installed;
 mod limits;
 mod link;
 mod lock;
@@ -47,16 +49,18 @@ pub use build::{
     BuildError, BuildProgress, BuildRequest, Built, LinkScript, LinkScriptError, LinkScripts, ScriptOutput, ScriptSite,
     ScriptsRun, build, build_again, build_host, known_signature,
 };
-pub use builder::{BuildSandbox, SourceBuilder, SourceError};
+pub use builder::{BuildSandbox, Confines, SourceBuilder, SourceError};
 pub use bytecode::BytecodeError;
 pub use canonical::{Question, QuestionContext};
 pub use channel::ChannelError;
+pub use document::write_document;
 pub use export::{Asked, Export, ExportError, ExportFormat, UnknownExportFormat, export};
 pub use fetch::{FetchError, FetchProgress, FetchedArchive, NoProgress};
 pub use import::{
     ImportError, ImportRequest, Imported, ImportedPackage, MachinePython, Origin, Outside, PrefixKind, Requested,
     import,
 };
+pub use installed::{installed_distributions, is_built_here};
 pub use limits::{ArchiveLimits, Exceeded, LimitKind, UnknownLimit};
 pub use link::LinkError;
 pub use lock::{DEFAULT_ENVIRONMENT, Lock, LockError, LockFormat, LockedContents};

@@ -12,9 +12,10 @@ mod wheels;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::document::write_document;
 use crate::package::{LockedPackage, PackageError};
 use crate::pypi::LockedWheel;
 use crate::source::LockedSource;
@@ -260,7 +261,7 @@ impl Lock {
     pub fn write(&self, path: &Path) -> Result<(), LockError> {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let text = pixi::render(self, absolute.parent())?;
-        write_atomically(path, text.as_bytes()).map_err(|source| LockError::Io {
+        write_document(path, text.as_bytes()).map_err(|source| LockError::Io {
             action: "write",
             path: path.to_owned(),
             source,
@@ -473,19 +474,4 @@ fn enumerate(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
         count if count > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), count - SHOWN),
         _ => names.join(", "),
     }
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".envfs-lock-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(dir)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    File::open(dir)?.sync_all()
 }

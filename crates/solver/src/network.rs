@@ -235,6 +235,13 @@ pub(crate) fn without_credentials(url: &Url) -> Url {
     url
 }
 
+/// Gives a URL the user and password of another.
+pub(crate) fn take_user(url: &mut Url, other: &Url) {
+    // Neither fails: a URL that can have no user keeps none.
+    let _ = url.set_username(other.username());
+    let _ = url.set_password(other.password());
+}
+
 fn read_config(files: &[PathBuf]) -> Result<CommonConfig, NetworkError> {
     let mut config = ConfigBase::<NoExtension>::default();
     for path in files.iter().filter(|path| path.exists()) {

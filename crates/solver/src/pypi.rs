@@ -159,6 +159,12 @@ impl LockedWheel {
         Self { direct_url, ..self }
     }
 
+    /// The wheel, to be fetched by who asks at `other`.
+    pub(crate) fn with_user_of(mut self, other: &Url) -> Self {
+        crate::network::take_user(&mut self.url, other);
+        self
+    }
+
     /// The distribution's name, normalized (PEP 503).
     #[must_use]
     pub fn name(&self) -> &str {
@@ -169,6 +175,14 @@ impl LockedWheel {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.file_name.version
+    }
+
+    /// As a line of a requirements file, without credentials.
+    pub(crate) fn line(&self) -> String {
+        match self.direct_url() {
+            Some(_) => format!("{} @ {}", self.name(), crate::network::without_credentials(&self.url)),
+            None => format!("{}=={}", self.name(), self.version()),
+        }
     }
 
     /// Where the wheel lies: `https://`, `http://` or `file://`. May hold credentials.

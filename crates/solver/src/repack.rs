@@ -33,9 +33,11 @@ const ADDED: [&str; 6] = [
 /// The prefix holds not exactly one distribution, or something cannot be read or written. The error says which.
 pub(crate) fn repack(prefix: &Path, directory: &Path) -> io::Result<PathBuf> {
     let installed = Installed::open(prefix)?;
+    // First: nothing is read that is no file.
+    let files = files(prefix)?;
     let name = installed.file_name()?;
     let path = directory.join(&name);
-    let mut members = installed.members()?;
+    let mut members = installed.members(files)?;
     let mut record = String::new();
     for (name, member) in &members {
         let digest = Sha256::from_bytes(sha2::Sha256::digest(&member.content).into());
@@ -127,20 +129,21 @@ impl<'a> Installed<'a> {
             .next()
             .map_or_else(String::new, |build| format!("{build}-"));
         let stem = self.info_name.trim_end_matches(".dist-info");
-        Ok(format!(
-            "{stem}-{build}{}.whl",
-            parts.map(|part| part.join(".")).join("-")
-        ))
+        let name = format!("{stem}-{build}{}.whl", parts.map(|part| part.join(".")).join("-"));
+        match name.contains('/') {
+            true => Err(io::Error::other(format!("`{name}` cannot be the name of a wheel"))),
+            false => Ok(name),
+        }
     }
 
-    fn members(&self) -> io::Result<BTreeMap<String, Member>> {
+    fn members(&self, files: Vec<PathBuf>) -> io::Result<BTreeMap<String, Member>> {
         let commands = match fs::read_to_string(self.info.join("entry_points.txt")) {
             Ok(text) => entry_points::scripts(&text).map_err(io::Error::other)?,
             Err(_) => Vec::new(),
         };
         let data = format!("{}.data", self.info_name.trim_end_matches(".dist-info"));
         let mut members = BTreeMap::new();
-        for file in files(self.prefix)? {
+        for file in files {
             let Some(inside) = file.strip_prefix(self.prefix).ok().and_then(Path::to_str) else {
                 return Err(io::Error::other(format!("the name {} is not UTF-8", file.display())));
             };
@@ -205,14 +208,18 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// All files below a directory; links count as what they lead to.
+/// All files below a directory. uv copies: what is else was put there by what was built.
 fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in list(directory)? {
-        if path.is_dir() && !path.is_symlink() {
+        let kind = fs::symlink_metadata(&path)?.file_type();
+        if kind.is_dir() {
             found.extend(files(&path)?);
-        } else {
+        } else if kind.is_file() {
             found.push(path);
+        } else {
+            let name = name_of(&path);
+            return Err(io::Error::other(format!("{name} is neither a file nor a directory")));
         }
     }
     Ok(found)
@@ -302,6 +309,27 @@ mod tests {
             fs::read(again).unwrap(),
             "the same files are the same wheel"
         );
+    }
+
+    /// Whoever builds could have put anything there.
+    #[test]
+    fn what_no_installer_leaves_is_refused() {
+        let site = "lib/python3.12/site-packages";
+        let wheel = format!("{site}/x-1.dist-info/WHEEL");
+        let directory = tempfile::tempdir().unwrap();
+        let refused =
+            |installed: &tempfile::TempDir| repack(installed.path(), directory.path()).unwrap_err().to_string();
+        for text in ["Tag: py3-none-any/../../x\n", "Tag: py3-none-any\nBuild: 1/..\n"] {
+            let error = refused(&prefix(&[(&wheel, text)]));
+            assert!(error.contains("cannot be the name of a wheel"), "{error}");
+        }
+        let linked = prefix(&[(&wheel, "Tag: py3-none-any\n")]);
+        std::os::unix::fs::symlink("/etc/passwd", linked.path().join(site).join("x.py")).unwrap();
+        assert!(refused(&linked).contains("x.py is neither a file nor a directory"));
+        let piped = prefix(&[(&wheel, "Tag: py3-none-any\n")]);
+        let _socket = std::os::unix::net::UnixListener::bind(piped.path().join(site).join("pipe")).unwrap();
+        assert!(refused(&piped).contains("pipe is neither"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

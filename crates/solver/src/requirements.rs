@@ -24,7 +24,7 @@ use crate::pep508::Pep508;
 use crate::pypi::normalized_name;
 
 pub(crate) use file::{read_file, read_lines};
-pub(crate) use poetry::specifiers as poetry_specifiers;
+pub(crate) use poetry::{git_url, specifiers as poetry_specifiers};
 pub(crate) use pyproject::{Project, located, read as read_pyproject};
 
 /// Everything that is asked for from PyPI.
@@ -118,6 +118,26 @@ impl Requirements {
     pub(crate) fn need_builds(&self) -> bool {
         let is_source = |requirement: &Requirement| matches!(requirement.kind, Kind::Source(_));
         !self.sources.no_binary.is_empty() || self.wanted.iter().any(is_source)
+    }
+
+    /// The directories of the projects that are asked for, and of those that they take from beside them.
+    pub(crate) fn projects(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = Vec::new();
+        let asked = self.wanted.iter().filter_map(|requirement| match &requirement.kind {
+            Kind::Source(Source {
+                what: SourceKind::Directory(path),
+                ..
+            }) => Some(path.clone()),
+            _ => None,
+        });
+        let mut next: Vec<PathBuf> = asked.collect();
+        while let Some(directory) = next.pop() {
+            if directory.is_dir() && !found.contains(&directory) {
+                next.extend(uv_sources::directories(&directory));
+                found.push(directory);
+            }
+        }
+        found
     }
 
     /// Whether a distribution is built even if there is a wheel of it.

@@ -400,7 +400,13 @@ fn explain(error: rattler_solve::SolveError, network: &Network, request: &SolveR
     if network.is_offline() {
         help.push("offline, only what was fetched earlier is known; run once without --offline".to_owned());
     }
-    if explanation.contains("o candidates were found") {
+    if let Some(name) = missing_virtual_package(&explanation) {
+        help.push(format!(
+            "{name} is what a machine has: this one, or the platform that is solved for, has none that fits; to solve for a machine \
+             that has one, set CONDA_OVERRIDE_{} to its version",
+            name.trim_start_matches('_').to_uppercase()
+        ));
+    } else if explanation.contains("o candidates were found") {
         let channels = match request.spec.channels() {
             [] => network.default_channels(),
             channels => channels,
@@ -415,4 +421,15 @@ fn explain(error: rattler_solve::SolveError, network: &Network, request: &SolveR
         help.push("a package comes from the first channel that has it; change the order of channels, or write channel::package".to_owned());
     }
     SolveError::Unsatisfiable { explanation, help }
+}
+
+/// A virtual package that nothing provides (CEP 30: their names begin with two underscores).
+fn missing_virtual_package(explanation: &str) -> Option<&str> {
+    let lines = explanation
+        .lines()
+        .filter(|line| line.contains("o candidates were found"));
+    let words = lines.flat_map(str::split_whitespace);
+    words
+        .map(|word| word.trim_matches([',', '.', '`']))
+        .find(|word| word.len() > 2 && word.starts_with("__"))
 }

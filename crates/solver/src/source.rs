@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::direct_url;
-use crate::network::{redact, without_credentials};
+use crate::network::{redact, take_user, without_credentials};
 use crate::pypi::{LockedWheel, normalized_name};
 
 /// One distribution of a lock, and the sources that it is built of.
@@ -120,6 +120,16 @@ impl LockedSource {
     #[must_use]
     pub fn with_requested(self, is_requested: bool) -> Self {
         Self { is_requested, ..self }
+    }
+
+    /// The source, an archive to be fetched by who asks at what `user_of` gives for its URL.
+    pub(crate) fn with_user<'a>(mut self, user_of: impl Fn(&Url) -> Option<&'a Url>) -> Self {
+        if let SourcePlace::Archive { url, .. } = &mut self.place
+            && let Some(other) = user_of(url)
+        {
+            take_user(url, other);
+        }
+        self
     }
 
     /// The distribution's name, normalized (PEP 503).
@@ -336,6 +346,36 @@ impl SourcePlace {
         })
     }
 
+    /// The sources that a `direct_url.json` names (PEP 610). None if it names no directory, git repository or archive.
+    pub(crate) fn of_direct_url(text: &str) -> Option<Self> {
+        let json: serde_json::Value = serde_json::from_str(text).ok()?;
+        let url: Url = json["url"].as_str()?.parse().ok()?;
+        let text_of = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let subdirectory = text_of(&json["subdirectory"]);
+        if let Some(directory) = json.get("dir_info") {
+            return Some(Self::Directory {
+                path: url.to_file_path().ok()?,
+                is_editable: directory["editable"].as_bool().unwrap_or_default(),
+            });
+        }
+        if let Some(repository) = json.get("vcs_info") {
+            return Some(Self::Repository {
+                url,
+                commit: text_of(&repository["commit_id"])
+                    .filter(|commit| is_commit(commit) && repository["vcs"] == "git")?,
+                requested: text_of(&repository["requested_revision"]),
+                subdirectory,
+            });
+        }
+        let digits = json.get("archive_info")?["hashes"]["sha256"].as_str();
+        Some(Self::Archive {
+            url,
+            sha256: digits.and_then(|digits| hex::decode(digits).ok()?.try_into().ok()),
+            subdirectory,
+            is_direct: true,
+        })
+    }
+
     /// [`SourcePlace::of_git_url`] back, with `git+` and without credentials.
     pub(crate) fn to_git_url(url: &Url, commit: &str, requested: Option<&str>, subdirectory: Option<&str>) -> Url {
         let mut url = without_credentials(url);
@@ -405,6 +445,35 @@ mod tests {
         let read = SourcePlace::of_git_url(&written.as_str().replace("https://h", "https://u:p@h")).unwrap();
         assert_eq!(&read, source.place());
         assert_eq!(SourcePlace::of_git_url("https://h/a?rev=main#main"), None);
+    }
+
+    #[test]
+    fn where_a_distribution_came_from_is_read_as_it_is_written() {
+        let url: Url = "https://h/x-1.tar.gz".parse().unwrap();
+        let archive = SourcePlace::Archive {
+            url,
+            sha256: Some([7; 32]),
+            subdirectory: Some("in".to_owned()),
+            is_direct: true,
+        };
+        let git = format!("https://h/a.git?rev=main#{COMMIT}");
+        for place in [
+            archive,
+            SourcePlace::of_git_url(&git).unwrap(),
+            SourcePlace::of_directory("a b".as_ref(), "/p".as_ref(), true),
+            SourcePlace::of_directory("c".as_ref(), "/p".as_ref(), false),
+        ] {
+            let source = LockedSource::new("x", None, place.clone());
+            assert_eq!(SourcePlace::of_direct_url(&source.direct_url().unwrap()), Some(place));
+        }
+        for text in [
+            "",
+            "{}",
+            r#"{"url":"x"}"#,
+            r#"{"url":"https://h/x","vcs_info":{"vcs":"hg","commit_id":"1"}}"#,
+        ] {
+            assert_eq!(SourcePlace::of_direct_url(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! here, by its tags. Knows nothing of how wheels are fetched or of lock files that people write.
 
 mod explain;
+mod indexes;
 mod provided;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use envfs_store::Store;
 use envfs_store::environment::Environment;
 use envfs_store::view::View;
 
-use crate::builder::BuildSandbox;
+use crate::builder::{self, BuildSandbox};
 use crate::package::LockedPackage;
 use crate::pylock::{Choice, Pylock, PylockError};
 use crate::pypi::LockedWheel;
@@ -28,6 +29,7 @@ use crate::requirements::{Requirement, RequirementError, Requirements};
 use crate::solve::ExcludeNewer;
 use crate::source::{Distribution, Distributions};
 use crate::uv::{Uv, UvError};
+use indexes::Indexes;
 use provided::Provided;
 
 /// What is to be resolved, and against what.
@@ -72,9 +74,9 @@ pub enum Builds<'a> {
     /// Nothing so far: wheels are looked for first. Where building would help, [`WheelsError::is_for_want_of_builds`].
     NotYet,
     /// By any Python that uv finds, for an environment that cannot run here.
-    Anywhere,
+    Anywhere(&'a dyn BuildSandbox),
     /// By this Python of the machine: one like that of the environment.
-    By(&'a Path),
+    By(&'a dyn BuildSandbox, &'a Path),
     /// By the Python of this environment, which has the conda packages.
     In(&'a dyn BuildSandbox, &'a Environment),
 }
@@ -102,8 +104,14 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Distributio
         path: std::env::temp_dir(),
         source,
     })?;
-    let text = compile(uv, request, &provided, directory.path())?;
-    let pylock = Pylock::parse(&text, &directory.path().join(OUTPUT))?;
+    let indexes = Indexes::of(&request.requirements.sources, uv)?;
+    let room = directory.path().join("room");
+    fs::create_dir(&room).map_err(|source| WheelsError::Io {
+        path: room.clone(),
+        source,
+    })?;
+    let text = compile(uv, request, &provided, &indexes, &room)?;
+    let pylock = Pylock::parse(&text, &room.join(OUTPUT))?;
 
     let mut chosen: Vec<_> = pinned.iter().cloned().map(Distribution::Wheel).collect();
     for package in pylock.packages() {
@@ -119,7 +127,7 @@ pub fn resolve_wheels(uv: &Uv, request: &WheelRequest<'_>) -> Result<Distributio
             allowed: &allowed,
             is_built: request.requirements.is_built(package.name()),
         };
-        chosen.push(package.choose(request.target, &choice)?);
+        chosen.push(indexes.authorized(package.choose(request.target, &choice)?));
     }
     Ok(Distributions::sorted(chosen))
 }
@@ -134,6 +142,14 @@ pub enum WheelsError {
     /// `--no-binary` asks for what may not be done.
     #[error("`--no-binary` asks for a build from source, and that is switched off: allow it, or take the option out")]
     MustBuild,
+    /// The address of an index names a variable that nobody has set.
+    #[error(
+        "the address of a package index names the variable {name}, which is not set: set it, or write what it stands for"
+    )]
+    Unset {
+        /// The variable.
+        name: String,
+    },
     /// uv cannot be run.
     #[error(transparent)]
     Uv(UvError),
@@ -199,6 +215,7 @@ fn compile(
     uv: &Uv,
     request: &WheelRequest<'_>,
     provided: &[Provided],
+    indexes: &Indexes,
     directory: &Path,
 ) -> Result<String, WheelsError> {
     let write = |name: &str, text: &str| {
@@ -237,32 +254,42 @@ fn compile(
         .args(["--format", "pylock.toml", "--output-file", OUTPUT, "--no-header"])
         .arg("--generate-hashes");
     add_target(&mut command, request.target);
-    add_sources(&mut command, request.requirements);
+    add_sources(&mut command, request.requirements, indexes);
     if request.is_complete {
         command.arg("--no-deps");
     }
     if let Some(moment) = request.exclude_newer {
         command.args(["--exclude-newer", &moment.to_rfc3339()]);
     }
-    let mut command = match request.builds {
+    let (sandbox, environment) = match request.builds {
         Builds::No | Builds::NotYet => {
             command.args(["--only-binary", ":all:"]);
-            command
+            (None, None)
         }
-        Builds::Anywhere => command,
-        Builds::By(python) => {
+        Builds::Anywhere(sandbox) => (Some(sandbox), None),
+        Builds::By(sandbox, python) => {
             command.arg("--python").arg(python);
-            command
+            (Some(sandbox), None)
         }
         Builds::In(sandbox, environment) => {
             command.args(["--python", "python"]);
-            sandbox.enter(environment, &command)
+            (Some(sandbox), Some(environment))
         }
     };
+    if let Some(sandbox) = sandbox {
+        let projects = request.requirements.projects();
+        command = builder::confined(uv, sandbox, environment, command, directory, projects);
+    }
     uv.run(&mut command)
         .map_err(|error| explain::explain(error, request, provided))?;
     let path = directory.join(OUTPUT);
-    fs::read_to_string(&path).map_err(|source| WheelsError::Io { path, source })
+    let is_file = || Ok(fs::symlink_metadata(&path)?.is_file());
+    let text = is_file().and_then(|is_file| match is_file {
+        true => fs::read_to_string(&path),
+        // What ran there may have put anything in its place.
+        false => Err(io::Error::other("it is no file")),
+    });
+    text.map_err(|source| WheelsError::Io { path, source })
 }
 
 fn add_target(command: &mut Command, target: &PythonTarget) {
@@ -275,19 +302,11 @@ fn add_target(command: &mut Command, target: &PythonTarget) {
     }
 }
 
-fn add_sources(command: &mut Command, requirements: &Requirements) {
+fn add_sources(command: &mut Command, requirements: &Requirements, indexes: &Indexes) {
     let sources = &requirements.sources;
-    if let Some(url) = &sources.index_url {
-        command.args(["--default-index", url]);
-    }
-    for url in &sources.extra_index_urls {
-        command.args(["--index", url]);
-    }
+    indexes.add_to(command);
     if !sources.extra_index_urls.is_empty() && !sources.is_first_index_only {
         command.args(["--index-strategy", "unsafe-best-match"]);
-    }
-    for place in &sources.find_links {
-        command.args(["--find-links", place]);
     }
     if sources.no_index {
         command.arg("--no-index");

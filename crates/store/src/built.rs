@@ -22,6 +22,9 @@ use crate::sealed;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
+/// What the directory of them is called.
+const DIRECTORY: &str = "built";
+
 /// A wheel that was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,8 +41,19 @@ impl BuiltWheel {
     /// Where it is kept.
     #[must_use]
     pub fn path(&self, store: &Store) -> PathBuf {
-        store.path("built").join(self.sha256.to_string()).join(&self.file_name)
+        store
+            .path(DIRECTORY)
+            .join(self.sha256.to_string())
+            .join(&self.file_name)
     }
+}
+
+/// Whether `path` is where a store keeps a wheel with the digest `sha256` that was built.
+#[must_use]
+pub fn is_place(path: &Path, sha256: &Sha256) -> bool {
+    let named = |path: Option<&Path>, name: &str| path.and_then(Path::file_name).is_some_and(|last| last == name);
+    let directory = path.parent();
+    named(directory, &sha256.to_string()) && named(directory.and_then(Path::parent), DIRECTORY)
 }
 
 /// The wheel that answers `question`, if it was built before and is still there.
@@ -80,7 +94,7 @@ pub fn keep(store: &Store, workspace: &Workspace, question: &str, file: &Path, f
     draft.sync()?;
     draft.publish(&path)?;
     durable::sync_directory(directory)?;
-    durable::sync_directory(&store.path("built"))?;
+    durable::sync_directory(&store.path(DIRECTORY))?;
     let path = record_path(store, question);
     let record = sealed::seal(&place_of(&path), &built).expect("a record becomes JSON");
     durable::write(workspace.path(), &path, &record)?;
@@ -95,7 +109,7 @@ pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
         checked += 1;
         errors.extend(result.err().filter(|error| !error.is_gone()));
     };
-    for path in crate::store::list(&store.path("built"))? {
+    for path in crate::store::list(&store.path(DIRECTORY))? {
         let named = path.file_name().and_then(|name| name.to_str()?.parse::<Sha256>().ok());
         match named {
             None => check(
@@ -167,7 +181,7 @@ pub fn keep_log(store: &Store, workspace: &Workspace, name: &str, log: &str) -> 
 pub(crate) fn sweep(store: &Store, is_young: impl Fn(&Path) -> bool) -> Result<u64> {
     let mut freed_bytes = 0;
     let mut records = Vec::new();
-    for path in crate::store::list(&store.path("built"))? {
+    for path in crate::store::list(&store.path(DIRECTORY))? {
         match path.file_name().and_then(|name| name.to_str()?.parse::<Sha256>().ok()) {
             None => records.push(path),
             Some(sha256) if store.has_layer(&sha256) || is_young(&path) => {}
@@ -191,7 +205,7 @@ pub(crate) fn sweep(store: &Store, is_young: impl Fn(&Path) -> bool) -> Result<u
 
 fn record_path(store: &Store, question: &str) -> PathBuf {
     let name = format!("{}.json", Digest::of(question.as_bytes()));
-    store.path("built").join(name)
+    store.path(DIRECTORY).join(name)
 }
 
 #[cfg(test)]

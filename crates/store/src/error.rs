@@ -61,6 +61,17 @@ pub enum Error {
         /// What this version does not know.
         what: String,
     },
+    /// A directory that is to become a store holds something else.
+    #[error("`{}` is no store, and holds something else: `{}`", path.display(), entry.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// The name of something in it.
+        entry: PathBuf,
+    },
+    /// There is no store where one should be.
+    #[error("there is no store at `{}`", _0.display())]
+    NoStore(PathBuf),
     /// A path that no environment may hold.
     #[error(transparent)]
     Path(#[from] crate::path::InvalidPath),

@@ -341,6 +341,10 @@ enum Opened {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Opened> {
+    if !path.exists() {
+        // With the permission bits of other files, and so are those beside it: SQLite gives a group none. An empty file is a database.
+        let _ = durable::append_evictable(path, &[], 0);
+    }
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Moving pages back into the database costs syncs; it is done now and then by who writes, and not by each who leaves.

@@ -106,7 +106,11 @@ impl Store {
             return Ok(None);
         };
         let _shared = self.share()?;
-        let Ok(bytes) = fs::read(&aside) else { return Ok(None) };
+        let Ok(bytes) = fs::read(&aside) else {
+            // Somebody else has put it back meanwhile, or it is gone.
+            let path = self.layer_path(archive);
+            return fs::read(&path).map_or(Ok(None), |bytes| Layer::read(&path, &bytes).map(Some));
+        };
         let layer = Layer::read(&aside, &bytes)?;
         let is_whole = layer.secure(self).is_ok();
         Ok(Some(layer).filter(|_| is_whole && trash::restore(self.root(), "layers", &self.layer_path(archive))))

@@ -98,7 +98,9 @@ pub enum NameError {
         found: Option<Digest>,
     },
     /// There is nothing to go back to.
-    #[error("`{0}` has stood for nothing else before: there is nothing to go back to")]
+    #[error(
+        "`{0}` has no earlier environment to go back to: `envfs name history {0}` lists its changes, `envfs rollback {0} --to N` goes to one"
+    )]
     NothingBefore(Name),
     /// The history has no such change.
     #[error("`{name}` has no change number {number}: `envfs name history {name}` lists them")]

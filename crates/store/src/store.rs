@@ -1,4 +1,4 @@
-//! The store's directory: its layout, its format, and finding what is in it.
+//! The store's directory: its layout, and finding what is in it.
 //!
 //! ```text
 //! <store>/
@@ -24,29 +24,24 @@
 //! Everything but `tmp`, `leases`, `refs`, `roots`, `trash`, `cache`, `traces`, `linked`, `writable` and `lock` is immutable and appears under its name only when it is complete
 //! and durable, in the order pack, object, layer, tree, environment.
 
+mod opening;
 mod packs;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
-
 use self::packs::PackCache;
-use crate::ballast;
 use crate::digest::Digest;
-use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::FileLock;
 use crate::pack;
 use crate::stamps::Stamps;
 use crate::trash;
 
+pub use self::opening::FORMAT_VERSION;
 pub(crate) use crate::durable::list;
-
-/// The version of the layout above. A store of another version is refused, so a new one needs a migration.
-pub const FORMAT_VERSION: u32 = 1;
 
 /// An opened store. Cheap to clone.
 #[derive(Clone)]
@@ -68,21 +63,6 @@ pub struct SharedLock {
     _lower: Option<Box<Self>>,
 }
 
-/// The content of `FORMAT`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Format {
-    format: u32,
-    /// Features that an old version may ignore.
-    #[serde(default)]
-    compatible: Vec<String>,
-    /// Features that an old version may ignore as long as it does not write.
-    #[serde(default)]
-    read_only_compatible: Vec<String>,
-    /// Features without which nothing can be read.
-    #[serde(default)]
-    incompatible: Vec<String>,
-}
-
 /// Where the stored bytes of a file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Location {
@@ -102,81 +82,7 @@ pub enum ObjectBytes {
     Whole(File),
 }
 
-const DIRECTORIES: [&str; 8] = [
-    "objects",
-    "packs",
-    "layers",
-    "trees",
-    "environments",
-    "leases",
-    "mnt",
-    "tmp",
-];
-
 impl Store {
-    /// Opens the store at `root`, and makes an empty one where there is nothing.
-    ///
-    /// # Errors
-    /// When the directory cannot be made or read, or was made by a newer version.
-    pub fn open(root: &Path) -> Result<Self> {
-        Self::new(root, None, Arc::new(Stamps::of(root)))?.opened()
-    }
-
-    /// Opens the store at `root` over the one at `lower`, such as a user's over the system's. What the lower one holds is found
-    /// as if it were here, and is not written again; nothing is ever written there.
-    ///
-    /// # Errors
-    /// As [`Store::open`]; or when there is no store at `lower`.
-    pub fn open_over(root: &Path, lower: &Path) -> Result<Self> {
-        let stamps = Arc::new(Stamps::of(root));
-        let lower = Self::existing(lower, Arc::clone(&stamps))?;
-        let upper = Self::new(root, Some(lower.clone()), stamps)?;
-        if is_same_directory(upper.root(), lower.root()) {
-            return lower.opened();
-        }
-        upper.opened()
-    }
-
-    /// Opens the store at `root` to read from it; makes none.
-    ///
-    /// # Errors
-    /// When there is none, or it was made by a newer version.
-    pub fn open_existing(root: &Path) -> Result<Self> {
-        Self::existing(root, Arc::new(Stamps::of(root)))
-    }
-
-    fn existing(root: &Path, stamps: Arc<Stamps>) -> Result<Self> {
-        let store = Self::new(root, None, stamps)?;
-        let format = store.path("FORMAT");
-        store.check_format(&fs::read(&format).at("read", &format)?, false)?;
-        Ok(store)
-    }
-
-    fn new(root: &Path, lower: Option<Self>, stamps: Arc<Stamps>) -> Result<Self> {
-        Ok(Self(Arc::new(Inner {
-            root: std::path::absolute(root).at("resolve", root)?,
-            lower,
-            packs: Mutex::default(),
-            stamps,
-        })))
-    }
-
-    fn opened(self) -> Result<Self> {
-        let store = self;
-        match fs::read(store.path("FORMAT")) {
-            Ok(bytes) => store.check_format(&bytes, true)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => store.initialise()?,
-            Err(source) => {
-                return Err(Error::Io {
-                    action: "read",
-                    path: store.path("FORMAT"),
-                    source,
-                });
-            }
-        }
-        Ok(store)
-    }
-
     pub(crate) fn stamps(&self) -> &Stamps {
         &self.0.stamps
     }
@@ -383,44 +289,6 @@ impl Store {
         }
     }
 
-    fn initialise(&self) -> Result<()> {
-        for directory in DIRECTORIES {
-            durable::create_directory(&self.path(directory))?;
-        }
-        durable::sync_directory(self.root())?;
-        let format = Format {
-            format: FORMAT_VERSION,
-            compatible: Vec::new(),
-            read_only_compatible: Vec::new(),
-            incompatible: Vec::new(),
-        };
-        let mut text = serde_json::to_vec_pretty(&format).expect("numbers and strings become JSON");
-        text.push(b'\n');
-        // Two processes may both find nothing: they write the same bytes.
-        durable::write(&self.path("tmp"), &self.path("FORMAT"), &text)?;
-        ballast::keep(self.root());
-        Ok(())
-    }
-
-    fn check_format(&self, bytes: &[u8], is_written: bool) -> Result<()> {
-        let path = self.path("FORMAT");
-        let format: Format = serde_json::from_slice(bytes).map_err(|error| Error::corrupt(&path, error.to_string()))?;
-        let newer = |what| {
-            Err(Error::NewerFormat {
-                path: self.0.root.clone(),
-                what,
-            })
-        };
-        if format.format > FORMAT_VERSION {
-            return newer(format!("format {}", format.format));
-        }
-        let of_writers = format.read_only_compatible.iter().filter(|_| is_written);
-        match format.incompatible.iter().chain(of_writers).next() {
-            Some(feature) => newer(format!("the feature `{feature}`")),
-            None => Ok(()),
-        }
-    }
-
     /// The object wherever it is: in a pack that was written since, removed and not yet unlinked, or in the store below.
     fn search(&self, digest: &Digest, size_bytes: u64, location: Location) -> Result<ObjectBytes> {
         if let Some(found) = self.find_packed(digest, size_bytes) {
@@ -500,37 +368,8 @@ fn pack_name(id: &Digest) -> String {
     format!("packs/{id}.pack")
 }
 
-/// Whether both are the same directory, by whatever paths.
-fn is_same_directory(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Store").field(&self.0.root).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_of_a_newer_format_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        Store::open(directory.path()).unwrap();
-        let format = directory.path().join("FORMAT");
-        for newer in [
-            r#"{"format": 2}"#,
-            r#"{"format": 1, "incompatible": ["chunks"]}"#,
-            r#"{"format": 1, "read_only_compatible": ["x"]}"#,
-        ] {
-            fs::remove_file(&format).unwrap();
-            fs::write(&format, newer).unwrap();
-            let error = Store::open(directory.path()).unwrap_err();
-            assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
-        }
-        fs::write(&format, r#"{"format": 1, "compatible": ["hints"]}"#).unwrap();
-        Store::open(directory.path()).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use crate::output;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The command line wins over variables, these over `.envfs/config.toml` of the project (here or in a\n\
+    after_help = "The command line wins over variables, these over `.envfs/config.toml` of the project (here or in a \
     directory above), over `$XDG_CONFIG_HOME/envfs/config.toml`, over `/etc/envfs/config.toml`. In a file:\n\n  \
     [envfs]\n  \
     system-store = \"/srv/envfs\"   # read, and never written: what it holds is not stored again\n  \

@@ -32,8 +32,7 @@ pub(crate) fn execute(context: &Context, args: &DuArgs) -> Result<ExitCode, CliE
             .map(|share| (share.signature.to_string()[..16].to_owned(), share.unique_bytes))
             .collect();
         areas.insert(0, ("shared".to_owned(), shares.total_bytes.saturating_sub(own)));
-        std::fs::write(path, treemap::draw(&areas))
-            .map_err(|error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string()))?;
+        output::write_whole(path, treemap::draw(&areas).as_bytes())?;
     }
     if context.json {
         context.print_json(&shares)?;

@@ -19,7 +19,7 @@ use crate::{resolve, units};
     envfs ensure -c conda-forge 'python=3.12' numpy\n  \
     envfs ensure environment.yml --max-age 7d\n  \
     envfs ensure environment.yml --refresh         ask the channels again\n\n\
-    What was asked before is found without solving and without a network, however it is spelled. When the\n\
+    What was asked before is found without solving and without a network, however it is spelled. When the \
     channels cannot be reached, an older lock is used, with a warning.")]
 pub(crate) struct EnsureArgs {
     #[command(flatten)]

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use envfs_solver::{Asked, DEFAULT_ENVIRONMENT, Export, ExportFormat, Lock, LockedContents, Subdir, export};
+use envfs_solver::{
+    Asked, DEFAULT_ENVIRONMENT, Export, ExportFormat, Lock, LockedContents, Subdir, export, installed_distributions,
+    is_built_here,
+};
 use envfs_store::environment::Environment;
+use envfs_store::view::View;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -37,7 +42,7 @@ pub(crate) struct ExportArgs {
     /// Which environment of a lock file that holds several
     #[arg(long = "environment", id = "environment-name", value_name = "NAME")]
     name: Option<String>,
-    /// Where to write it [default: standard output]
+    /// Where to write it; `-` is standard output, the default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -74,11 +79,11 @@ pub(crate) fn execute(context: &Context, args: &ExportArgs) -> Result<ExitCode, 
         args.format,
     )?;
     match &args.output {
-        None => output::line(text.trim_end())?,
-        Some(path) => std::fs::write(path, text)
-            .map_err(|error| CliError::new(format!("cannot write `{}`", path.display())).because(error.to_string()))?,
+        Some(path) if !output::is_stdout(path) => output::write_whole(path, text.as_bytes())?,
+        _ => output::line(text.trim_end())?,
     }
     note_left_out(context, args.format, &found.contents);
+    note_built_here(context, args.format, &found.contents);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -89,7 +94,11 @@ impl ExportArgs {
 
     fn of_environment(&self, context: &Context, environment: &Environment) -> Result<Found, CliError> {
         let subdir: Subdir = environment.subdir.parse()?;
-        let contents = environment_contents(&context.store()?, environment, subdir)?;
+        let store = context.store()?;
+        let mut contents = environment_contents(&store, environment, subdir)?;
+        let view = View::new(&store, Arc::new(store.tree(&environment.tree)?), Path::new("/"))?;
+        let known = installed_distributions(&view, contents.wheels)?;
+        (contents.wheels, contents.sources) = (known.wheels, known.sources);
         // Nothing in an environment says which channels it was solved with: those of its packages, in any order.
         let mut channels = Vec::new();
         for channel in contents.packages.iter().filter_map(|package| package.channel()) {
@@ -141,6 +150,25 @@ impl ExportArgs {
                 requirements: wanted.spec.requirements().lines(),
             }),
         })
+    }
+}
+
+/// Says which wheels nobody else has.
+fn note_built_here(context: &Context, format: ExportFormat, contents: &[LockedContents]) {
+    // The others name a version, of which everybody builds a wheel.
+    if !matches!(
+        format,
+        ExportFormat::CondaLock | ExportFormat::Pixi | ExportFormat::Pylock
+    ) {
+        return;
+    }
+    for wheel in contents.iter().flat_map(|contents| &contents.wheels) {
+        if is_built_here(wheel) {
+            context.note(&format!(
+                "note: {wheel} was built here of a source distribution, and the wheel that is named is in this store alone: export the \
+                 lock that the environment was built from, which names the sources"
+            ));
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::{metadata, output, stable, units};
     envfs gc                                   all that nothing keeps and that was not used for 10 minutes\n  \
     envfs gc --max-age 30d                     only what was not used for a month\n  \
     envfs gc --max-size 40GB                   the least recently used first, until the rest fits\n\n\
-    An environment is kept by a name (also the last ones before it), a pin, an owner, a mount, a run, a directory it was\n\
-    linked into, what was written into it, and by another one that inherits from it: `envfs why <ENV>` says what.\n\
+    An environment is kept by a name (also the last ones before it), a pin, an owner, a mount, a run, a directory it was \
+    linked into, what was written into it, and by another one that inherits from it: `envfs why <ENV>` says what. \
     Builds, mounts and runs go on meanwhile and lose nothing. Killed at any moment, the next one goes on.")]
 pub(crate) struct GcArgs {
     /// Remove only as much as it takes for the rest to take no more than this, such as 40GB; without its cache

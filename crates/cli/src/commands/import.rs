@@ -20,7 +20,7 @@ use crate::progress::Bar;
     envfs import .venv                             with the Python that it was made with\n  \
     envfs import ~/project                         a pixi project: its .pixi/envs/default\n  \
     envfs import --fetch /opt/envs/old             take packages from their channels, not from the directory\n\n\
-    The directory is only read, and can be deleted afterwards. Packages are recognised by their records; what was\n\
+    The directory is only read, and can be deleted afterwards. Packages are recognised by their records; what was \
     changed, added or removed by hand is kept as a thin layer on top, and listed.")]
 pub(crate) struct ImportArgs {
     /// The environment's directory

@@ -32,7 +32,7 @@ const SYSTEM: [&str; 2] = ["/usr/local/share/jupyter", "/usr/share/jupyter"];
     envfs kernel install science --prefix /usr/local    for everybody, by the administrator\n  \
     envfs kernel ls\n  \
     envfs kernel rm science-current\n\n\
-    The environment must hold ipykernel. A kernel for everybody works in the store of whoever starts it, over the store\n\
+    The environment must hold ipykernel. A kernel for everybody works in the store of whoever starts it, over the store \
     that holds the environment, which all must be able to read.")]
 pub(crate) struct KernelArgs {
     #[command(subcommand)]

@@ -13,8 +13,9 @@ use crate::resolve;
 use crate::solving::{SpecArgs, current_subdir, empty};
 use crate::variants;
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
+    envfs lock                                     the project of this directory, or its environment.yml\n  \
     envfs lock -f environment.yml\n  \
     envfs lock -c conda-forge 'python=3.12' 'numpy>=2' -o numpy.lock\n  \
     envfs lock -f environment.yml --platform linux-64 --platform osx-arm64\n  \
@@ -73,12 +74,14 @@ pub(crate) fn execute(context: &Context, args: &LockArgs) -> Result<ExitCode, Cl
     if args.check {
         return check(context, args);
     }
+    let args = &args.of_this_directory();
     if let Some(project) = args.project()? {
         return lock_variants(context, args, &project);
     }
     if args.match_specs.is_empty() && args.spec.is_empty() {
         return Err(CliError::usage(
-            "nothing to lock: name an environment.yml, a requirements file or a project with `-f`, or give MatchSpecs",
+            "nothing to lock, and no project in this directory: name an environment.yml, a requirements file or a project with \
+             `-f`, or give MatchSpecs",
         ));
     }
     let network = context.network()?;
@@ -151,8 +154,7 @@ fn lock_variants(context: &Context, args: &LockArgs, project: &Project) -> Resul
 fn check(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
     let found = match &args.spec.file {
         Some(file) => file.clone(),
-        None => Project::find(Path::new("."))
-            .or_else(|| Some(PathBuf::from("environment.yml")).filter(|path| path.is_file()))
+        None => project_here()
             .ok_or_else(|| CliError::usage("there is no project in this directory: name its file with `-f`"))?,
     };
     let lock = Lock::read(&args.output)?;
@@ -183,7 +185,22 @@ fn check(context: &Context, args: &LockArgs) -> Result<ExitCode, CliError> {
     Err(CliError::new(message).help(format!("lock again: envfs lock -f {}", found.display())))
 }
 
+/// The project of this directory.
+fn project_here() -> Option<PathBuf> {
+    let environment = || Some(PathBuf::from("environment.yml")).filter(|path| path.is_file());
+    Project::find(Path::new(".")).or_else(environment)
+}
+
 impl LockArgs {
+    /// Where nothing is named, the project of this directory is meant.
+    fn of_this_directory(&self) -> Self {
+        let mut args = self.clone();
+        if args.match_specs.is_empty() && args.spec.is_empty() {
+            args.spec.file = project_here();
+        }
+        args
+    }
+
     /// The project, if all of its variants are to be locked.
     fn project(&self) -> Result<Option<Project>, CliError> {
         let Some(file) = &self.spec.file else {
@@ -198,12 +215,13 @@ impl LockArgs {
     }
 
     fn is_to_stdout(&self) -> bool {
-        self.output.as_os_str() == "-"
+        output::is_stdout(&self.output)
     }
 
     /// The lock that is about to be replaced: what it holds is kept where nothing forbids it.
     fn older_lock(&self) -> Option<Lock> {
-        (!self.upgrade && !self.is_to_stdout())
+        // A pipe would be waited for.
+        (!self.upgrade && self.output.is_file())
             .then(|| Lock::read(&self.output).ok())
             .flatten()
     }

@@ -44,7 +44,7 @@ const MAX_REASON_BYTES: usize = 4096;
     [environments.rest]\n  \
     how = \"export\"                                   # only write down what it asks for\n  \
     prefix = \"/opt/conda/envs/rest\"\n\n\
-    Nothing becomes `current`: look at the report, then `envfs promote science:qa science:current`. Started again, it does what is\n\
+    Nothing becomes `current`: look at the report, then `envfs promote science:qa science:current`. Started again, it does what is \
     not done or has failed. The exit code is 1 if something failed.")]
 pub(crate) struct MigrateArgs {
     /// The plan

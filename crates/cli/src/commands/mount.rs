@@ -27,7 +27,7 @@ use crate::{metadata, output, writable};
     envfs mount 3fb1c2d4 /envs/x --writable     pip and conda work in it; see `envfs commit` and `envfs discard`\n  \
     envfs mount 3fb1c2d4 /envs/x --ensure       goes on if it is there, mends it if it is dead, and replaces another\n  \
     envfs mount --explain                       how it would be done here, and why not otherwise\n\n\
-    Nothing is copied: the environment is as good as installed in PATH. It cannot be written to, unless --writable.\n\
+    Nothing is copied: the environment is as good as installed in PATH. It cannot be written to, unless --writable. \
     Only the backend `link`, for where nothing can be mounted, makes files.")]
 pub(crate) struct MountArgs {
     /// A signature, a name, a lock file or an environment.yml

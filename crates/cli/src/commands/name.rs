@@ -22,8 +22,8 @@ use crate::{output, resolve, stable};
     envfs rollback proj:current                     and goes back\n  \
     envfs name history proj                         who, when, why; proj is proj:current\n  \
     envfs name link proj /envs/current/proj         for cron jobs and kernels: always what proj stands for\n\n\
-    Who reads a name sees it before or after a change; processes that run keep what they have. A name keeps its\n\
-    environment, and the last ones before it, from `envfs gc`. Who may write to the directory `refs` of the store may change\n\
+    Who reads a name sees it before or after a change; processes that run keep what they have. A name keeps its \
+    environment, and the last ones before it, from `envfs gc`. Who may write to the directory `refs` of the store may change \
     names.")]
 pub(crate) struct NameArgs {
     #[command(subcommand)]

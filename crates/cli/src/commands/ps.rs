@@ -14,10 +14,10 @@ use crate::output;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `serving`; `restarting` where the server was killed and its keeper starts another; `unguarded` where the\n\
-    keeper was killed; or `dead` where nobody answers any more, or where files were linked before the machine was started\n\
-    again: `envfs umount` takes such a mount away, `envfs mount --ensure` replaces it. Mounts that the kernel serves have no\n\
-    process.\n\
+    after_help = "STATE is `serving`; `restarting` where the server was killed and its keeper starts another; `unguarded` where the \
+    keeper was killed; or `dead` where nobody answers any more, or where files were linked before the machine was started \
+    again: `envfs umount` takes such a mount away, `envfs mount --ensure` replaces it. Mounts that the kernel serves have no \
+    process. \
     Mounts of other stores are listed with what the kernel knows of them."
 )]
 pub(crate) struct PsArgs {}

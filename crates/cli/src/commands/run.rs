@@ -44,10 +44,10 @@ const NOT_EXECUTABLE: u8 = 126;
     envfs run 3fb1c2d4 --idle -- python -c pass               the next run finds it mounted\n  \
     envfs run 3fb1c2d4 --mount-at /envs/x -- jupyter lab      where other programs see it too\n  \
     envfs run --writable 3fb1c2d4 -- pip install x            kept for the next such run; see `envfs commit`\n\n\
-    The environment is activated as conda does it, and mounted where only the command and what it starts\n\
-    can see it. Where it is mounted already, by `envfs warm`, `envfs mount` or a run before, the command runs\n\
-    there. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such program.\n\
-    Nothing stays behind but, with --idle, the mount and, with --writable, what was written: `envfs diff`,\n\
+    The environment is activated as conda does it, and mounted where only the command and what it starts \
+    can see it. Where it is mounted already, by `envfs warm`, `envfs mount` or a run before, the command runs \
+    there. The exit code is the command's; 128 + n if signal n ended it, 127 if there is no such program. \
+    Nothing stays behind but, with --idle, the mount and, with --writable, what was written: `envfs diff`, \
     `envfs commit` and `envfs discard` with the same <ENV> show it, make an environment of it, and forget it.")]
 pub(crate) struct RunArgs {
     /// A signature, a name, a lock file or an environment.yml

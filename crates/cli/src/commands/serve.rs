@@ -19,8 +19,8 @@ use crate::{output, units};
     /envs/3fb1c2d4/bin/python train.py                by a signature\n  \
     /envs/team/proj:current/bin/python train.py       by a name\n  \
     envfs serve /envs --foreground                    until ^C, for service managers\n\n\
-    An environment is mounted when somebody first comes to it, and unmounted when nobody has used it for as long as\n\
-    --idle says. Root's directory is for all users who may pass to the store, that of another user for them alone.\n\
+    An environment is mounted when somebody first comes to it, and unmounted when nobody has used it for as long as \
+    --idle says. Root's directory is for all users who may pass to the store, that of another user for them alone. \
     Nothing is built: what is not in the store does not exist.")]
 pub(crate) struct ServeArgs {
     /// An existing empty directory

@@ -16,7 +16,7 @@ use crate::{output, resolve};
     envfs trace show 3fb1c2d4           the files that its first runs opened, in order\n  \
     envfs trace show 3fb1c2d4 --json\n  \
     envfs trace reset 3fb1c2d4          forget them: the next runs are recorded\n\n\
-    The first three runs of an environment are recorded. A mount whose files are not in memory reads them ahead of the\n\
+    The first three runs of an environment are recorded. A mount whose files are not in memory reads them ahead of the \
     program, in the background. Nothing else depends on it.")]
 pub(crate) struct TraceArgs {
     #[command(subcommand)]

@@ -13,7 +13,7 @@ use crate::error::CliError;
 #[command(after_help = "Examples:\n  \
     envfs umount /envs/x          returns when the mount is gone and its server has ended\n  \
     envfs umount /envs/x --lazy   takes it away from new users at once; who uses it may finish\n\n\
-    Of an environment that was linked (`--backend link`) the files are removed, unless somebody has changed them;\n\
+    Of an environment that was linked (`--backend link`) the files are removed, unless somebody has changed them; \
     with --lazy also then.")]
 pub(crate) struct UmountArgs {
     /// Where it is mounted

@@ -22,8 +22,8 @@ const MOVED: u8 = 3;
     envfs variants --changed-since main             beside the lock of a git revision\n  \
     envfs variants --changed-since old.lock --json\n  \
     envfs build pixi.lock --environment ml\n\n\
-    Variants are written in envfs.toml or [tool.envfs], as pixi's environments, or as extras and groups of a\n\
-    pyproject.toml, and locked by `envfs lock -f FILE`. With --changed-since the exit code is 0 if no signature\n\
+    Variants are written in envfs.toml or [tool.envfs], as pixi's environments, or as extras and groups of a \
+    pyproject.toml, and locked by `envfs lock -f FILE`. With --changed-since the exit code is 0 if no signature \
     has moved and 3 if some has.")]
 pub(crate) struct VariantsArgs {
     /// The directory of the project, or a lock file

@@ -19,7 +19,7 @@ use crate::rebuilding::Rebuilder;
     envfs verify --repair                      and mend it: from the system store, the archives of packages, or by building again\n  \
     envfs verify --repair --from /mnt/backup   take from another store first\n  \
     envfs verify --repair --offline            only from what is here\n\n\
-    What cannot be mended goes to `quarantine/` in the store, and the environments that miss it are named. Nothing is deleted.\n\
+    What cannot be mended goes to `quarantine/` in the store, and the environments that miss it are named. Nothing is deleted. \
     Mounts, runs and builds go on meanwhile. The exit code is 1 if something is damaged, with --repair if something is lost.")]
 pub(crate) struct VerifyArgs {
     /// Mend what is damaged or lost

@@ -35,7 +35,7 @@ const DEFAULT_MEMORY_MIB: u64 = 256;
     envfs warm --queue 10 --foreground     the same for a service manager (dist/envfs-warm.service)\n  \
     envfs warm                             list them\n  \
     envfs warm --stop                      all of them, and what looks after them\n\n\
-    A warm environment is seen by all who may see mounts of this user. It is read-only like any other, and is not\n\
+    A warm environment is seen by all who may see mounts of this user. It is read-only like any other, and is not \
     taken away while a command uses it.")]
 pub(crate) struct WarmArgs {
     /// Signatures, names, lock files or specs

@@ -40,6 +40,12 @@ pub(crate) fn execute(context: &Context, args: &WhyArgs) -> Result<ExitCode, Cli
     let store = context.store()?;
     let meant = meant(context, &store, &args.what)?;
     let mut kept = gc::kept(&store, args.keep_last, &ThisMachine { store: &store })?;
+    if let Some(lower) = store.lower() {
+        // What the system's store keeps, it keeps for everybody.
+        for (signature, reasons) in gc::kept(lower, args.keep_last, &ThisMachine { store: lower })? {
+            kept.entry(signature).or_default().extend(reasons);
+        }
+    }
     let rows: Vec<Row> = meant
         .into_iter()
         .map(|signature| Row {

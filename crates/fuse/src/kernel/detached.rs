@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
 /// The kernel refused a step on the way to a mount.
@@ -176,8 +176,16 @@ pub(crate) fn fuse(source: &str, device: &OwnedFd) -> Result<OwnedFd, Refused> {
 
 /// The directory `path` as a mount of its own.
 pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Refused> {
-    use rustix::mount::OpenTreeFlags;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    mounted_again(path, OpenTreeFlags::empty())
+}
+
+/// The same, with what is mounted below it.
+pub(crate) fn directory_with_mounts(path: &Path) -> Result<OwnedFd, Refused> {
+    mounted_again(path, OpenTreeFlags::AT_RECURSIVE)
+}
+
+fn mounted_again(path: &Path, more: OpenTreeFlags) -> Result<OwnedFd, Refused> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more;
     rustix::mount::open_tree(rustix::fs::CWD, path, flags).map_err(refused("mount a directory again", "open_tree"))
 }
 

@@ -67,5 +67,7 @@ pub(crate) const CASES: &[&Case] = &[
     &runs::MANY,
     &sandboxes::WRITTEN,
     &sandboxes::LIMITED,
+    &sandboxes::FORGOTTEN,
+    &sandboxes::KEPT,
     &sandboxes::ENDED,
 ];

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use envfs_fuse::Limits;
 use envfs_fuse::run::{self, RunError};
 use envfs_fuse::sandbox::{Finished, Sandbox as WritableView};
 use envfs_fuse::writable::{State, WritableError};
+use envfs_fuse::{Forgotten, Limits, confine};
 use envfs_store::lease::LeaseKind;
 use nix::sys::signal::{Signal, kill};
 
@@ -26,6 +26,8 @@ fn limits(sandbox: &Sandbox) -> Limits {
     Limits {
         network: false,
         writable: vec![scratch],
+        forgotten: Vec::new(),
+        kept: Vec::new(),
     }
 }
 
@@ -141,6 +143,91 @@ pub(crate) const LIMITED: Case = Case {
             run(sandbox, Some(&Limits { writable: vec![PathBuf::from("/no/such/directory")], ..connected }), "true"),
             Err(RunError::Private(message)) if message.contains("mount a directory again")
         ));
+        sandbox.assert_nothing_is_left();
+    },
+};
+
+pub(crate) const FORGOTTEN: Case = Case {
+    name: "what_a_sandbox_writes_where_it_is_forgotten_is_forgotten",
+    needs: Needs::PrivateMount,
+    by: FUSE,
+    run: |sandbox| {
+        let seen = sandbox.file("seen");
+        fs::create_dir_all(seen.join("sub")).unwrap();
+        fs::write(seen.join("known"), "known").unwrap();
+        let limits = Limits {
+            forgotten: vec![Forgotten {
+                directory: seen.clone(),
+                kept_in: sandbox.file("kept"),
+            }],
+            ..limits(sandbox)
+        };
+        let write = "cd $D/seen && echo x >> known && echo x > new && echo x > sub/new && cat known new > /dev/null";
+        assert_eq!(
+            run(sandbox, Some(&limits), write).unwrap().exit_code,
+            0,
+            "{}",
+            output(sandbox)
+        );
+        let command = envfs_fuse::Command {
+            program: "sh".into(),
+            arguments: vec![
+                "-c".into(),
+                format!("cd {} && rm -f known && echo x > other", seen.display()).into(),
+            ],
+            environment: Vec::new(),
+            directory: None,
+        };
+        let alone = Limits {
+            forgotten: vec![Forgotten {
+                directory: seen.clone(),
+                kept_in: sandbox.file("kept alone"),
+            }],
+            ..limits.clone()
+        };
+        assert_eq!(confine::run(&alone, &command).unwrap(), 0);
+        assert_eq!(fs::read_to_string(seen.join("known")).unwrap(), "known");
+        assert!(!seen.join("new").exists() && !seen.join("sub/new").exists() && !seen.join("other").exists());
+        // Overlayfs locks a directory of its own, which must not stay.
+        for kept in ["kept", "kept alone"] {
+            fs::remove_dir_all(sandbox.file(kept)).unwrap();
+        }
+        assert!(matches!(
+            confine::run(
+                &alone,
+                &envfs_fuse::Command {
+                    program: "no-such-program".into(),
+                    ..command
+                }
+            ),
+            Err(RunError::NotFound { .. })
+        ));
+        sandbox.assert_nothing_is_left();
+    },
+};
+
+pub(crate) const KEPT: Case = Case {
+    name: "what_lies_in_a_writable_directory_may_be_kept",
+    needs: Needs::PrivateMount,
+    by: FUSE,
+    run: |sandbox| {
+        let limits = limits(sandbox);
+        let kept = sandbox.file("scratch/kept");
+        let room = kept.join("room");
+        fs::create_dir_all(&room).unwrap();
+        let limits = Limits {
+            writable: vec![room, sandbox.file("scratch")],
+            kept: vec![kept],
+            ..limits
+        };
+        let script =
+            "echo x > $S/file && echo x > $S/kept/room/file && ! (echo x > $S/kept/file) && echo x > $P/share/text";
+        assert_eq!(
+            run(sandbox, Some(&limits), script).unwrap().exit_code,
+            0,
+            "{}",
+            output(sandbox)
+        );
         sandbox.assert_nothing_is_left();
     },
 };

@@ -10,6 +10,7 @@ use envfs_store::digest::{Digest, Sha256};
 use envfs_store::environment::{Environment, PackageKind};
 use envfs_store::workspace::Workspace;
 
+use super::base::Imported;
 use super::{BuildError, BuildProgress, BuildRequest, build};
 use crate::builder::{self, SourceBuilder, SourceError};
 use crate::network::Network;
@@ -93,12 +94,14 @@ pub async fn build_host(
     progress: &dyn BuildProgress,
 ) -> Result<Environment, BuildError> {
     if let Some(base) = &request.base {
+        let mut packages = request.packages.clone();
+        Imported::of(store, Some(base), &packages)?.stand_in(&mut packages);
         let inherited = base.all_packages(store)?;
         let is_inherited = |sha256: Option<[u8; 32]>| {
             let sha256 = sha256.map(Sha256::from_bytes);
             inherited.iter().any(|package| Some(package.sha256) == sha256)
         };
-        if request.packages.iter().all(|package| is_inherited(package.sha256())) {
+        if packages.iter().all(|package| is_inherited(package.sha256())) {
             return Ok(base.clone());
         }
     }

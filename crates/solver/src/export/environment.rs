@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Export, scalar};
 use crate::lock::LockedContents;
 use crate::package::LockedPackage;
+use crate::pypi::LockedWheel;
 use crate::source::LockedSource;
 
 pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
@@ -27,8 +28,7 @@ pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
                 .packages
                 .iter()
                 .map(|package| pinned(package, request.no_builds));
-            let wheels = contents.wheels.iter();
-            let wheels = wheels.map(|wheel| format!("{}=={}", wheel.name(), wheel.version()));
+            let wheels = contents.wheels.iter().map(LockedWheel::line);
             let sources = contents.sources.iter().map(LockedSource::line);
             (packages.collect(), wheels.chain(sources).collect())
         }

@@ -66,7 +66,8 @@ fn source_package(text: &mut String, source: &LockedSource) -> Result<(), Export
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let public = |url| quoted(crate::network::without_credentials(url).as_str());
     let _ = writeln!(text, "\n[[packages]]\nname = \"{}\"", source.name());
-    if let Some(version) = source.version() {
+    // The version of a directory changes with it (PEP 751, `packages.version`).
+    if let Some(version) = source.version().filter(|_| !source.is_directory()) {
         let _ = writeln!(text, "version = \"{version}\"");
     }
     let inside = |subdirectory: &Option<String>| {

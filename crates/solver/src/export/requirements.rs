@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::Export;
+use crate::installed::is_built_here;
 use crate::lock::LockedContents;
+use crate::pypi::LockedWheel;
 
 pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
     let mut text = String::new();
@@ -13,17 +15,12 @@ pub(super) fn write(request: &Export<'_>, contents: &LockedContents) -> String {
         }
         return text;
     }
-    // pip wants a digest for all or for none.
-    let has_digests = contents.wheels.iter().all(|wheel| wheel.sha256().is_some())
-        && contents.sources.iter().all(|source| source.sha256().is_some());
+    // pip wants a digest for all or for none. That of what was built here nobody else's build has.
+    let is_known = |wheel: &LockedWheel| wheel.sha256().is_some() && !is_built_here(wheel);
+    let has_digests =
+        contents.wheels.iter().all(is_known) && contents.sources.iter().all(|source| source.sha256().is_some());
     for wheel in &contents.wheels {
-        let _ = match wheel.direct_url() {
-            Some(_) => {
-                let url = crate::network::without_credentials(wheel.parsed_url());
-                write!(text, "{} @ {url}", wheel.name())
-            }
-            None => write!(text, "{}=={}", wheel.name(), wheel.version()),
-        };
+        text.push_str(&wheel.line());
         add_digest(&mut text, wheel.sha256().filter(|_| has_digests));
     }
     for source in &contents.sources {

@@ -205,3 +205,37 @@ fn what_yaml_could_misread_is_quoted() {
         assert!(scalar(text).starts_with('"'), "{text}");
     }
 }
+
+#[test]
+fn what_was_asked_for_is_what_installers_note() {
+    let noted = |names: &[&str]| {
+        let mut contents = contents();
+        contents.wheels = contents
+            .wheels
+            .into_iter()
+            .map(|wheel| {
+                let is_requested = names.contains(&wheel.name());
+                wheel.with_requested(is_requested)
+            })
+            .collect();
+        Asked::guess(&contents).requirements
+    };
+    assert_eq!(noted(&["six"]), ["six==1.16"]);
+    // Where nobody noted anything: what nothing else needs.
+    assert_eq!(noted(&[]), ["demo==1.0"]);
+}
+
+#[test]
+fn a_wheel_of_no_index_is_named_by_its_place() {
+    let mut contents = contents();
+    let direct_url = Some("{}".to_owned());
+    contents.wheels = contents
+        .wheels
+        .into_iter()
+        .map(|wheel| wheel.with_direct_url(direct_url.clone()))
+        .collect();
+    for format in [ExportFormat::Environment, ExportFormat::Requirements] {
+        let text = write_of(contents.clone(), format, |_| {});
+        assert!(text.contains("demo @ https://host/demo-1.0-py3-none-any.whl"), "{text}");
+    }
+}

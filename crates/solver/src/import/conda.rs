@@ -123,10 +123,36 @@ fn listed(record: &PrefixRecord) -> Result<Vec<(EnvPath, PathsEntry)>, envfs_sto
         // Records of older tools list names only.
         paths = record.files.iter().map(|file| named_only(file.clone())).collect();
     }
+    let above = above_site_packages(record);
     paths
         .into_iter()
-        .map(|listed| Ok((EnvPath::parse(listed.relative_path.as_os_str().as_bytes())?, listed)))
+        .map(|listed| {
+            let path = listed.relative_path.as_os_str().as_bytes();
+            let placed = above.and_then(|above| placed(path, above));
+            Ok((EnvPath::parse(placed.as_deref().unwrap_or(path))?, listed))
+        })
         .collect()
+}
+
+/// Where the modules of a noarch package lie: `lib/python3.12/`.
+fn above_site_packages(record: &PrefixRecord) -> Option<&str> {
+    let is_python = record.repodata_record.package_record.noarch.is_python();
+    let mut files = record.files.iter().filter(|_| is_python);
+    files.find_map(|file| {
+        let file = file.to_str()?;
+        file.find("/site-packages/").map(|at| &file[..=at])
+    })
+}
+
+/// Where a file of a noarch package is that its record lists as it is in the archive: conda and mamba do so, and say only in `files`
+/// where it is.
+fn placed(path: &[u8], above: &str) -> Option<Vec<u8>> {
+    match path.strip_prefix(b"python-scripts/") {
+        Some(script) => Some([b"bin/", script].concat()),
+        None => path
+            .starts_with(b"site-packages/")
+            .then(|| [above.as_bytes(), path].concat()),
+    }
 }
 
 fn named_only(relative_path: std::path::PathBuf) -> PathsEntry {

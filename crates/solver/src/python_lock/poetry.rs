@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{PythonLockError, stale};
 use crate::pypi::normalized_name;
 use crate::python::PythonTarget;
-use crate::requirements::{Kind, Parts, Place, Project, Requirements, poetry_specifiers, read_lines};
+use crate::requirements::{Kind, Parts, Place, Project, Requirements, git_url, poetry_specifiers, read_lines};
 
 /// The group of a project's own dependencies.
 const MAIN: &str = "main";
@@ -197,7 +197,7 @@ impl Document {
                 })?;
                 let inside = source.and_then(|source| source.subdirectory.as_ref());
                 let inside = inside.map_or_else(String::new, |inside| format!("#subdirectory={inside}"));
-                format!("{} @ git+{url}@{commit}{inside}", package.name)
+                format!("{} @ git+{}@{commit}{inside}", package.name, git_url(url))
             }
             Some((_, place)) if package.develop => format!("-e {place}"),
             Some((_, place)) => format!("{} @ {}", package.name, directory.join(place).display()),

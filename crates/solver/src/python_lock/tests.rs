@@ -158,6 +158,50 @@ fn a_uv_lock_is_walked_for_one_python() {
     assert!(error.contains("no extra 'nope'"), "{error}");
 }
 
+/// What uv writes for a project with `conflicts`.
+#[test]
+fn parts_that_exclude_each_other_choose_what_others_need() {
+    let text = r#"
+version = 1
+requires-python = ">=3.11"
+[[package]]
+name = "my-proj"
+version = "1"
+source = { virtual = "." }
+dependencies = [{ name = "requests" }]
+[package.dev-dependencies]
+ga = [{ name = "idna", version = "3.6" }]
+gb = [{ name = "idna", version = "3.7" }]
+[[package]]
+name = "requests"
+version = "2"
+source = { registry = "https://host/simple" }
+wheels = [{ url = "https://host/requests-2-py3-none-any.whl" }]
+dependencies = [
+    { name = "idna", version = "3.6", marker = "extra == 'group-7-my-proj-ga'" },
+    { name = "idna", version = "3.7", marker = "extra != 'group-7-my-proj-ga' or extra == 'group-7-my-proj-gb'" },
+]
+[[package]]
+name = "idna"
+version = "3.6"
+source = { registry = "https://host/simple" }
+wheels = [{ url = "https://host/idna-3.6-py3-none-any.whl" }]
+[[package]]
+name = "idna"
+version = "3.7"
+source = { registry = "https://host/simple" }
+wheels = [{ url = "https://host/idna-3.7-py3-none-any.whl" }]
+"#;
+    for (groups, version) in [(&["ga"][..], "3.6"), (&["gb"], "3.7"), (&[], "3.7")] {
+        let found = select(text, &parts(&[], groups)).unwrap();
+        let expected = [
+            format!("idna-{version}-py3-none-any.whl"),
+            "requests-2-py3-none-any.whl".to_owned(),
+        ];
+        assert_eq!(found, expected, "{groups:?}");
+    }
+}
+
 #[test]
 fn an_old_poetry_lock_is_walked_from_what_nobody_needs() {
     assert_eq!(

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 
-use pep508_rs::{MarkerEnvironment, MarkerTree};
+use pep508_rs::{ExtraName, MarkerEnvironment, MarkerTree};
 use serde::Deserialize;
 use url::Url;
 
@@ -86,14 +86,15 @@ impl Document {
         if let Some(project) = project {
             stale::check(project, &|name| self.versions(name), path)?;
         }
+        let roots = self.roots(project);
         let mut walk = Walk {
             document: self,
             markers: target.marker_environment(),
+            chosen: chosen(&roots, parts),
             waiting: VecDeque::new(),
             seen: BTreeSet::new(),
             path,
         };
-        let roots = self.roots(project);
         for part in &parts.extras {
             self.require(&roots, "extra", part, path, |package| &package.optional_dependencies)?;
         }
@@ -182,10 +183,28 @@ impl Document {
     }
 }
 
+/// The parts of `roots` that are asked for, as uv writes them where some exclude others (`[tool.uv] conflicts`): `extra-3-pkg-name`
+/// and `group-3-pkg-name`, with the length of the package's name.
+fn chosen(roots: &[&Package], parts: &Parts) -> Vec<ExtraName> {
+    let asked = [("extra", &parts.extras), ("group", &parts.groups)];
+    let names = roots.iter().flat_map(|root| {
+        asked.iter().flat_map(|(kind, names)| {
+            let of = |name: &String| {
+                let part = normalized_name(name);
+                format!("{kind}-{}-{}-{part}", root.name.len(), root.name)
+            };
+            names.iter().map(of).collect::<Vec<_>>()
+        })
+    });
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
 /// A walk along the edges that hold for one Python.
 struct Walk<'a> {
     document: &'a Document,
     markers: MarkerEnvironment,
+    /// What is asked for, as markers of conflicting parts name it.
+    chosen: Vec<ExtraName>,
     /// Packages, each alone or with one of its extras.
     waiting: VecDeque<(usize, Option<&'a str>)>,
     seen: BTreeSet<(usize, Option<&'a str>)>,
@@ -199,7 +218,7 @@ impl<'a> Walk<'a> {
                 let tree: MarkerTree = marker
                     .parse()
                     .map_err(|_| self.malformed(format!("the marker '{marker}' cannot be understood")))?;
-                if !tree.evaluate(&self.markers, &[]) {
+                if !tree.evaluate(&self.markers, &self.chosen) {
                     continue;
                 }
             }

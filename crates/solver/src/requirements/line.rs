@@ -133,13 +133,15 @@ fn split_hashes<'a>(text: &'a str, place: &Place) -> Result<(&'a str, Vec<[u8; 3
     };
     let (requirement, options) = text.split_at(start);
     let mut sha256 = Vec::new();
+    let mut other = None;
     let options = options.replace("--hash ", "--hash=");
     for option in options.split_whitespace() {
         let Some(hash) = option.strip_prefix("--hash=") else {
             continue;
         };
-        // Other algorithms are allowed by pip, and never alone in practice.
         let Some(digits) = unquoted(hash).strip_prefix("sha256:").map(str::to_owned) else {
+            // pip allows others, mostly beside this one.
+            other = Some(unquoted(hash).split(':').next().unwrap_or_default().to_owned());
             continue;
         };
         let bytes = hex::decode(&digits).ok().and_then(|bytes| bytes.try_into().ok());
@@ -148,7 +150,15 @@ fn split_hashes<'a>(text: &'a str, place: &Place) -> Result<(&'a str, Vec<[u8; 3
             reason: format!("'{digits}' is no SHA-256: it must have 64 hexadecimal digits"),
         })?);
     }
-    Ok((requirement.trim(), sha256))
+    match other {
+        Some(algorithm) if sha256.is_empty() => Err(RequirementError::Option {
+            place: place.clone(),
+            reason: format!(
+                "its only digest is one of '{algorithm}', and digests of sha256 are compared: add what `pip hash` prints for the file"
+            ),
+        }),
+        _ => Ok((requirement.trim(), sha256)),
+    }
 }
 
 fn parse_requirement(text: &str, place: &Place, directory: &Path) -> Result<Kind, RequirementError> {

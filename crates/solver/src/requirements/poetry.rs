@@ -113,7 +113,8 @@ impl Poetry {
                 let Dependency::Version(version) = dependency else {
                     continue;
                 };
-                read.requires_python = Some(specifiers(version)?);
+                // Of alternatives the last, which is the newest: it allows nothing that is not allowed.
+                read.requires_python = Some(specifiers(alternatives(version).last().unwrap_or(version))?);
             } else if !has_project {
                 let is_wanted = |table: &Table| !table.optional || in_extras.contains(&normalized_name(name));
                 add(&mut read.requirements, name, dependency, &is_wanted)?;
@@ -182,7 +183,7 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
         let revision = revision.map_or_else(String::new, |revision| format!("@{revision}"));
         let inside = table.subdirectory.as_ref();
         let inside = inside.map_or_else(String::new, |inside| format!("#subdirectory={inside}"));
-        text = format!("{text} @ git+{git}{revision}{inside}");
+        text = format!("{text} @ git+{}{revision}{inside}", git_url(git));
     } else if let (Some(path), true) = (&table.path, table.develop) {
         text = format!("-e {path}{}", text.trim_start_matches(name));
     } else if let Some(place) = table.url.as_ref().or(table.path.as_ref()) {
@@ -194,13 +195,7 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
     let mut markers = Vec::new();
     markers.extend(table.markers.iter().map(|marker| format!("({marker})")));
     if let Some(python) = &table.python {
-        let specifiers = specifiers(python)?;
-        markers.extend(
-            specifiers
-                .split(',')
-                .filter(|one| !one.is_empty())
-                .map(marker_of_specifier),
-        );
+        markers.extend(marker_of_python(python)?);
     }
     markers.extend(
         table
@@ -212,6 +207,42 @@ fn requirement(name: &str, table: &Table) -> Result<String, String> {
         text = format!("{text} ; {}", markers.join(" and "));
     }
     Ok(text)
+}
+
+/// The address of a repository as a URL: people also write it as ssh does, `git@host:owner/name.git` (git-clone(1), "GIT URLS").
+pub(crate) fn git_url(address: &str) -> String {
+    match address.split_once(':') {
+        Some((user_and_host, path)) if !address.contains("://") && !user_and_host.contains('/') => {
+            format!("ssh://{user_and_host}/{}", path.trim_start_matches('/'))
+        }
+        _ => address.to_owned(),
+    }
+}
+
+/// The marker for a constraint on Python; none if it allows all.
+fn marker_of_python(constraint: &str) -> Result<Option<String>, String> {
+    let mut any = Vec::new();
+    for alternative in alternatives(constraint) {
+        let specifiers = specifiers(alternative)?;
+        let all: Vec<_> = specifiers
+            .split(',')
+            .filter(|one| !one.is_empty())
+            .map(marker_of_specifier)
+            .collect();
+        if all.is_empty() {
+            return Ok(None);
+        }
+        any.push(all.join(" and "));
+    }
+    Ok(Some(match any.as_slice() {
+        [one] => one.clone(),
+        any => format!("({})", any.join(" or ")),
+    }))
+}
+
+/// What stands between `||`, or between single bars.
+fn alternatives(constraint: &str) -> impl DoubleEndedIterator<Item = &str> {
+    constraint.split('|').map(str::trim).filter(|one| !one.is_empty())
 }
 
 fn marker_of_specifier(specifier: &str) -> String {
@@ -295,6 +326,19 @@ fn upper_bound(version: &str, kept: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repositories_are_named_by_urls() {
+        for (address, expected) in [
+            ("git@host:owner/name.git", "ssh://git@host/owner/name.git"),
+            ("https://host:8443/owner/name.git", "https://host:8443/owner/name.git"),
+            ("ssh://git@host:22/name.git", "ssh://git@host:22/name.git"),
+            ("file:///srv/name", "file:///srv/name"),
+            ("../name", "../name"),
+        ] {
+            assert_eq!(git_url(address), expected);
+        }
+    }
 
     #[test]
     fn poetrys_versions_become_pep_440() {

@@ -108,6 +108,30 @@ fn what_is_built_is_named_so_that_it_is_found_from_anywhere() {
     assert!(read.need_builds() && read.is_built("foo-bar") && !read.is_built("other"));
 }
 
+/// Of several algorithms one is enough; what none of them can check must not seem to be checked.
+#[test]
+fn a_digest_that_cannot_be_compared_is_refused() {
+    let digest = "ab".repeat(64);
+    let error = one(&format!("idna==3.7 --hash=sha512:{digest}"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("sha512") && error.contains("pip hash"), "{error}");
+    let both = format!("idna==3.7 --hash=sha512:{digest} --hash=sha256:{}", "cd".repeat(32));
+    assert_eq!(one(&both).unwrap().wanted[0].sha256, [[0xcd; 32]]);
+}
+
+#[test]
+fn poetry_may_be_for_several_pythons() {
+    let text = "[tool.poetry]\nname = 'x'\n[tool.poetry.dependencies]\npython = '~2.7 || ^3.6'\n\
+                six = '^1.16'\ntomli = { version = '*', python = '~2.7 || >=3.6,<3.11' }\n";
+    let read = project(text, &[], &[]).unwrap();
+    assert_eq!(read.requires_python().unwrap(), ">=3.6, <4");
+    let tomli = lines(&read.wanted).pop().unwrap();
+    for part in ["python_full_version == '2.7.*'", " or ", "python_full_version < '3.11'"] {
+        assert!(tomli.contains(part), "{tomli}");
+    }
+}
+
 #[test]
 fn a_directory_that_is_not_there_is_named() {
     let error = one("-e ./module[extra]").unwrap().check(true).unwrap_err().to_string();

@@ -3,13 +3,16 @@
 //! Source: uv's documentation of [dependency sources](https://docs.astral.sh/uv/concepts/projects/dependencies/). Every
 //! requirement becomes the lines that a requirements file would have for it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::Pep508;
+use super::poetry::git_url;
 use crate::pypi::normalized_name;
+use crate::source::normal;
 
 /// The lines for a requirement; none if it is taken from an index as it is.
 ///
@@ -36,7 +39,7 @@ fn line(requirement: &Pep508, source: &toml::Value, directory: &Path) -> Result<
         let revision = ["rev", "tag", "branch"].into_iter().find_map(field);
         let revision = revision.map_or_else(String::new, |revision| format!("@{revision}"));
         let scheme = if git.starts_with("git+") { "" } else { "git+" };
-        (false, format!("{scheme}{git}{revision}{subdirectory}"))
+        (false, format!("{scheme}{}{revision}{subdirectory}", git_url(git)))
     } else if let Some(url) = field("url") {
         (false, format!("{url}{subdirectory}"))
     } else if let Some(path) = field("path") {
@@ -78,6 +81,28 @@ fn line(requirement: &Pep508, source: &toml::Value, directory: &Path) -> Result<
     }))
 }
 
+/// The directories that a project in `directory` takes requirements from.
+pub(super) fn directories(directory: &Path) -> Vec<PathBuf> {
+    let Some(document) = Document::read(directory) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (name, source) in &document.tool.uv.sources {
+        let sources = match source {
+            toml::Value::Array(sources) => sources.as_slice(),
+            source => std::slice::from_ref(source),
+        };
+        for source in sources {
+            if let Some(path) = source.get("path").and_then(toml::Value::as_str) {
+                found.push(normal(&directory.join(path)));
+            } else if source.get("workspace").and_then(toml::Value::as_bool) == Some(true) {
+                found.extend(workspace_member(directory, name));
+            }
+        }
+    }
+    found
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Document {
@@ -101,6 +126,14 @@ struct Tool {
 #[serde(default)]
 struct Uv {
     workspace: Option<Workspace>,
+    sources: BTreeMap<String, toml::Value>,
+}
+
+impl Document {
+    fn read(directory: &Path) -> Option<Self> {
+        let text = fs::read_to_string(directory.join("pyproject.toml")).ok()?;
+        toml::from_str(&text).ok()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -111,18 +144,14 @@ struct Workspace {
 
 /// The directory of a member of the workspace that `directory` is in.
 fn workspace_member(directory: &Path, name: &str) -> Option<PathBuf> {
-    let read = |directory: &Path| {
-        let text = fs::read_to_string(directory.join("pyproject.toml")).ok()?;
-        toml::from_str::<Document>(&text).ok()
-    };
     let is_named = |directory: &Path| {
-        let found = read(directory).and_then(|document| document.project.name);
+        let found = Document::read(directory).and_then(|document| document.project.name);
         found.is_some_and(|found| normalized_name(&found) == normalized_name(name))
     };
     let root = directory
         .ancestors()
-        .find(|ancestor| read(ancestor).is_some_and(|document| document.tool.uv.workspace.is_some()))?;
-    let members = read(root)?.tool.uv.workspace?.members;
+        .find(|ancestor| Document::read(ancestor).is_some_and(|document| document.tool.uv.workspace.is_some()))?;
+    let members = Document::read(root)?.tool.uv.workspace?.members;
     let mut candidates: Vec<PathBuf> = members.iter().flat_map(|pattern| expand(root, pattern)).collect();
     candidates.push(root.to_owned());
     candidates.into_iter().find(|candidate| is_named(candidate))
@@ -178,6 +207,17 @@ mod tests {
         let expected = "x @ https://h/a.zip ; (os_name == 'nt')\nx @ /p/y ; (os_name != 'nt')";
         assert_eq!(case("x", two), expected);
         assert_eq!(of("x", r#"{ index = "private" }"#, Path::new("/p")), Ok(None));
+    }
+
+    #[test]
+    fn projects_beside_a_project_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = "[tool.uv.sources]\na = { path = '../a' }\nb = [{ path = 'b/', marker = \"os_name == 'nt'\" }]\n\
+                    c = { git = 'https://h/c' }\n";
+        fs::write(directory.path().join("pyproject.toml"), text).unwrap();
+        let beside = directory.path().parent().unwrap().join("a");
+        assert_eq!(directories(directory.path()), [beside, directory.path().join("b")]);
+        assert!(directories(&directory.path().join("b")).is_empty());
     }
 
     #[test]

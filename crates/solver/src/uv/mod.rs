@@ -27,6 +27,8 @@ pub struct UvOptions {
     pub cache_dir: PathBuf,
     /// Never connect to anything, also not from within uv.
     pub is_offline: bool,
+    /// Looks up a variable of the surroundings, which addresses of indexes may name.
+    pub variable: fn(&str) -> Option<String>,
 }
 
 /// A uv that can be run.
@@ -35,6 +37,7 @@ pub struct Uv {
     program: PathBuf,
     search_path: OsString,
     is_offline: bool,
+    variable: fn(&str) -> Option<String>,
 }
 
 impl Uv {
@@ -48,6 +51,7 @@ impl Uv {
             program,
             search_path: options.search_path.clone(),
             is_offline: options.is_offline,
+            variable: options.variable,
         };
         if let Some(program) = &options.program {
             return match version_of(program)? {
@@ -88,6 +92,11 @@ impl Uv {
         self.is_offline
     }
 
+    /// A variable of the surroundings.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        (self.variable)(name)
+    }
+
     /// A Python of this machine that behaves as that of an environment when packages are asked what they need: one of the same
     /// minor version. None where there is none.
     #[must_use]
@@ -105,6 +114,14 @@ impl Uv {
         ]);
         let found = PathBuf::from(self.run(&mut command).ok()?.trim());
         found.is_absolute().then_some(found)
+    }
+
+    /// Where it caches what it fetches, made if it is not there. None where there is no such place, or it cannot be made.
+    pub(crate) fn cache_directory(&self) -> Option<PathBuf> {
+        let mut command = Command::new(&self.program);
+        command.args(["cache", "dir"]).stdin(Stdio::null());
+        let directory = PathBuf::from(self.run(&mut command).ok()?.trim_end_matches('\n'));
+        (directory.is_absolute() && std::fs::create_dir_all(&directory).is_ok()).then_some(directory)
     }
 
     /// A command that runs in `directory`, with nothing to read from and nobody to talk to.
@@ -250,6 +267,7 @@ mod tests {
             search_path: directory.as_os_str().to_owned(),
             cache_dir: directory.join("cache"),
             is_offline: true,
+            variable: |_| None,
         }
     }
 

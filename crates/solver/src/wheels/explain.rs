@@ -13,7 +13,7 @@ pub(super) fn explain(error: UvError, request: &WheelRequest<'_>, provided: &[Pr
     };
     let explanation = match request.builds {
         Builds::No => explanation,
-        Builds::NotYet | Builds::Anywhere | Builds::By(_) | Builds::In(..) => without_switches(&explanation),
+        Builds::NotYet | Builds::Anywhere(_) | Builds::By(..) | Builds::In(..) => without_switches(&explanation),
     };
     let says = |words: &[&str]| words.iter().any(|word| explanation.contains(word));
     let mut help = Vec::new();
@@ -93,7 +93,7 @@ fn about_wheels(request: &WheelRequest<'_>) -> String {
             "there is no wheel for Python {version} on {subdir}, and building from source is switched off: allow it, ask for \
              a version that has a wheel, or for the conda package"
         ),
-        Builds::NotYet | Builds::Anywhere | Builds::By(_) | Builds::In(..) => format!(
+        Builds::NotYet | Builds::Anywhere(_) | Builds::By(..) | Builds::In(..) => format!(
             "there is no wheel for Python {version} on {subdir}: ask for a version that has one, for another Python, or for \
              the conda package"
         ),

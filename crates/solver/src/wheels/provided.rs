@@ -14,11 +14,11 @@ use envfs_store::Store;
 use envfs_store::digest::Sha256;
 use envfs_store::layer::{EntryKind, FileEntry, Layer};
 use envfs_store::store::ObjectBytes;
-use envfs_store::tree::NodeKind;
 use envfs_store::view::View;
 use pep440_rs::Version;
 
 use super::InheritedBase;
+use crate::installed::{self, MAX_METADATA_BYTES};
 use crate::package::LockedPackage;
 use crate::pypi::normalized_name;
 
@@ -54,9 +54,6 @@ const OTHER_NAMES: [(&str, &str); 17] = [
     ("tensorflow-base", "tensorflow"),
 ];
 
-/// A file of metadata is small; a larger one is none.
-const MAX_METADATA_BYTES: u64 = 4 << 20;
-
 /// What is there before anything is added: what a base shows, and what the other conda packages provide.
 ///
 /// # Errors
@@ -87,36 +84,16 @@ pub(super) fn all(
 /// What the metadata in an environment says, whoever put it there. What is known of it already says where it came from.
 fn by_view(view: &View, known: &[Provided]) -> envfs_store::Result<Vec<Provided>> {
     let mut provided = Vec::new();
-    let Some(lib) = view.tree().find(b"lib")? else {
-        return Ok(provided);
-    };
-    for python in view.tree().children(lib, 0)? {
-        let python = python?;
-        if !(python.name()?.starts_with(b"python3") && python.kind()? == NodeKind::Directory) {
-            continue;
-        }
-        let Some(site) = view.tree().lookup(python, b"site-packages")? else {
+    for directory in installed::dist_infos(view)? {
+        let Some(text) = installed::read(view, directory, "METADATA")? else {
             continue;
         };
-        for directory in view.tree().children(site, 0)? {
-            let directory = directory?;
-            if directory.kind()? != NodeKind::Directory || !directory.name()?.ends_with(b".dist-info") {
-                continue;
-            }
-            let Some(metadata) = view.tree().lookup(directory, b"METADATA")? else {
-                continue;
-            };
-            if metadata.kind()? != NodeKind::File || metadata.stored_bytes() > MAX_METADATA_BYTES {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&view.read(metadata)?).into_owned();
-            provided.extend(of_metadata(&text, None).map(|found| {
-                let same = known
-                    .iter()
-                    .find(|known| known.name == found.name && known.version == found.version);
-                same.cloned().unwrap_or(found)
-            }));
-        }
+        provided.extend(of_metadata(&text, None).map(|found| {
+            let same = known
+                .iter()
+                .find(|known| known.name == found.name && known.version == found.version);
+            same.cloned().unwrap_or(found)
+        }));
     }
     Ok(provided)
 }

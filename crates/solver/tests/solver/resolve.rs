@@ -19,6 +19,7 @@ fn uv() -> Option<Uv> {
         search_path: std::env::var_os("PATH").unwrap_or_default(),
         cache_dir: std::env::temp_dir().join("envfs-test-uv"),
         is_offline: false,
+        variable: |_| None,
     };
     Uv::find(&options).map_err(|error| eprintln!("SKIPPED: {error}")).ok()
 }

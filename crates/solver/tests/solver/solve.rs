@@ -196,6 +196,26 @@ fn a_base_stays_as_it_is_and_only_what_is_missing_comes() {
     assert_eq!(solution.packages(), base);
 }
 
+/// A channel may build a package anew under its old name: the base has the old one, also when the solution is remembered.
+#[test]
+fn a_base_whose_packages_were_built_anew_stays_as_it_is() {
+    let two = Two::new();
+    let base = two.solve(&["numpy", "python 3.11.*"]).unwrap().into_packages();
+    let base: Vec<_> = base.into_iter().map(|package| package.with_sha256([7; 32])).collect();
+    let network = network(two.dir.path());
+    let thin = spec(&two.channels(), &["pandas"]);
+    for _ in ["searched", "remembered"] {
+        let request = SolveRequest {
+            pinned: &base,
+            ..request(&thin)
+        };
+        let solution = block_on(solve(&network, &request)).unwrap();
+        for package in &base {
+            assert_eq!(find(solution.packages(), package.name()), package);
+        }
+    }
+}
+
 #[test]
 fn a_base_that_does_not_allow_it_is_part_of_the_explanation() {
     let two = Two::new();
@@ -304,8 +324,13 @@ fn a_virtual_package_decides_what_can_run() {
         names(&solve_for(&network(dir.path()), &channels, &["tool"]).unwrap()),
         ["tool-1.0"]
     );
-    let (explanation, _) = unsatisfiable(solve_for(&network(dir.path()), &channels, &["gpu"]));
+    let (explanation, help) = unsatisfiable(solve_for(&network(dir.path()), &channels, &["gpu"]));
     assert!(explanation.contains("__cuda"), "{explanation}");
+    assert!(
+        help.iter().any(|line| line.contains("set CONDA_OVERRIDE_CUDA")),
+        "{help:?}"
+    );
+    assert!(!help.iter().any(|line| line.contains("looked for it in")), "{help:?}");
 
     let spec = spec(&channels, &["gpu"]);
     let with_gpu = VirtualPackages::for_subdir(linux(), None, &|name| {

@@ -7,6 +7,7 @@
 mod draft;
 mod format;
 pub mod merge;
+mod stored;
 mod table;
 mod writer;
 
@@ -19,8 +20,7 @@ use zerocopy::little_endian::U32;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::placeholder::Placeholder;
-use crate::store::{Location, Secured, Store};
-use crate::trash;
+use crate::store::Location;
 use crate::wire::Reader;
 use format::{NONE, RawNode};
 use table::Table;
@@ -62,48 +62,6 @@ pub struct Node<'a> {
     /// What to add to the numbers in this node's table: 0 for the tree's own.
     shift: u32,
     id: NodeId,
-}
-
-impl Store {
-    /// The tree called `digest`.
-    ///
-    /// # Errors
-    /// When it or its base is missing or damaged.
-    pub fn tree(&self, digest: &Digest) -> Result<Tree> {
-        let path = self.place_of_tree(digest);
-        if !path.exists() {
-            return Err(self.missing("tree", digest.to_string()));
-        }
-        self.check_file(&path, digest)?;
-        let tree = Tree::open(&path, |base| self.place_of_tree(base))?;
-        if let Some(base) = tree.base() {
-            self.check_file(&self.tree_path(&base), &base)?;
-        }
-        Ok(tree)
-    }
-
-    /// Where the tree is, put back if a collection has moved it.
-    fn place_of_tree(&self, digest: &Digest) -> PathBuf {
-        let path = self.tree_path(digest);
-        if !path.exists() {
-            trash::restore(self.root(), "trees", &path);
-        }
-        path
-    }
-
-    /// Makes sure that the tree, and the objects of all its own files, are in their places; those that it inherits too,
-    /// unless `base_is_secure`.
-    pub(crate) fn secure_tree(&self, digest: &Digest, base_is_secure: bool) -> Result<()> {
-        let tree = self.tree(digest)?;
-        let mut secured = Secured::default();
-        tree.files(base_is_secure).try_for_each(|node| {
-            node.and_then(|node| self.secure_object(&node.digest(), node.location()?, &mut secured))
-        })
-    }
-
-    pub(crate) fn tree_path(&self, digest: &Digest) -> PathBuf {
-        self.find(&format!("trees/{digest}"))
-    }
 }
 
 impl Tree {

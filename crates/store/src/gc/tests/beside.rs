@@ -124,6 +124,34 @@ fn collections_beside_builds_and_reads() {
     assert_eq!(contents(&store), BTreeSet::new(), "something leaked");
 }
 
+/// Who opens a tree before any record refers to it has it moved to the trash at any moment, and gets it back.
+#[test]
+fn a_tree_that_is_moved_while_it_is_opened_is_opened() {
+    const MOVES: u64 = 3000;
+    let (_directory, store) = store();
+    let tree = build(&store, &[1, 2], None).unwrap().tree;
+    let generation = trash::Generation::create(store.root()).unwrap();
+    let round = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut moved = 0;
+            while moved < MOVES {
+                let wanted = round.load(Ordering::Relaxed);
+                if wanted > moved {
+                    generation.take("trees", &store.tree_path(&tree)).unwrap();
+                    moved = wanted;
+                }
+            }
+        });
+        let opened = (1..=MOVES).map(|number| {
+            round.store(number, Ordering::Relaxed);
+            store.tree(&tree).err()
+        });
+        let failed: Vec<_> = opened.flatten().collect();
+        assert!(failed.is_empty(), "{} of {MOVES}: {}", failed.len(), failed[0]);
+    });
+}
+
 /// Counts a writer out, also if it fails: the others wait for that.
 struct Writing<'a>(&'a AtomicU64);
 
