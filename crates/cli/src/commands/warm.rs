@@ -206,6 +206,8 @@ pub(crate) fn leave_mounted_by_child(context: &Context, idle: Duration) -> Resul
 fn tend(context: &Context, store: &Store, queue: Option<usize>, memory_mib: u64) -> Result<ExitCode, CliError> {
     // The terminal that started this may be closed, and whoever waits for a pipe or a lock of theirs must not wait for this.
     let _ = nix::unistd::setsid();
+    // A server that was started in the place of a killed one holds signals back, and so does what it starts: `--stop` ends this by one.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     envfs_fuse::close_inherited_descriptors()?;
     let uid = nix::unistd::getuid().as_raw();
     let Some(_tender) = wait_for_turn(store, uid, queue.is_some())? else {
