@@ -18,15 +18,16 @@ const MOUNTS: [(&[&str], bool); 5] = [
     (&["--writable"], false),
 ];
 
-/// All that a store is for, on `disk`, which is mounted where the store will be, by root and by an ordinary user.
-fn use_all(disk: impl Fn(&Path) -> Option<Volume>) {
+/// All that a store is for, on `disk`, which is mounted where the store will be, by root and by an ordinary user. Says what worked.
+fn use_all(disk: impl Fn(&Path) -> Option<Volume>) -> Vec<(Who, Vec<String>)> {
+    let mut all = Vec::new();
     if !is_possible() {
-        return;
+        return all;
     }
     for who in [Who::Tester, Who::Ordinary] {
         let world = World::new(who);
         let Some(disk) = disk(&world.envfs.store_path()) else {
-            return;
+            return all;
         };
         who.owns(disk.path());
         let signature = world.build(&[0, 1]);
@@ -54,7 +55,9 @@ fn use_all(disk: impl Fn(&Path) -> Option<Volume>) {
         world.envfs.run(["warm", "--stop"]);
         world.envfs.run(["verify"]);
         assert_goes(&world, &signature, &at);
+        all.push((who, works));
     }
+    all
 }
 
 /// It succeeded, or was refused with a word on what works instead.
@@ -95,30 +98,33 @@ fn assert_goes(world: &World, signature: &str, at: &str) {
 
 #[test]
 fn a_store_on_tmpfs() {
-    use_all(|path| Volume::in_memory(path, "size=200m"));
+    println!("{:?}", use_all(|path| Volume::in_memory(path, "size=200m")));
 }
 
 #[test]
 fn a_store_on_xfs() {
-    use_all(|path| Volume::xfs(path, 320 << 20, &[]));
+    println!("{:?}", use_all(|path| Volume::xfs(path, 320 << 20, &[])));
 }
 
 #[test]
 fn a_store_on_xfs_without_reflinks() {
-    use_all(|path| Volume::xfs(path, 320 << 20, &["-m", "reflink=0"]));
+    println!(
+        "{:?}",
+        use_all(|path| Volume::xfs(path, 320 << 20, &["-m", "reflink=0"]))
+    );
 }
 
 #[test]
 fn a_store_on_btrfs() {
-    use_all(|path| Volume::btrfs(path, 256 << 20));
+    println!("{:?}", use_all(|path| Volume::btrfs(path, 256 << 20)));
 }
 
 #[test]
 fn a_store_on_overlayfs() {
-    use_all(Volume::overlay);
+    println!("{:?}", use_all(Volume::overlay));
 }
 
 #[test]
 fn a_store_that_a_program_serves() {
-    use_all(Volume::passed_through);
+    println!("{:?}", use_all(Volume::passed_through));
 }

@@ -1,20 +1,26 @@
 //! Mounts, runs and unmounts of which a process is killed before any of its steps: changes of files, of mounts, and starts of processes.
 //!
-//! What stays is shown, can be taken away, and is in nobody's way.
+//! So is whatever `envfs serve` starts, also later, when somebody comes. What stays is shown, can be taken away, and is in nobody's way.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use envfs_tests::changes::World;
 use envfs_tests::data::skip;
 use envfs_tests::mounted::{assert_no_process_of, is_possible, leases, mounts_below};
-use envfs_tests::program::{files_below, finish};
+use envfs_tests::program::{Finished, files_below, finish};
 use envfs_tests::sound::{leftovers, wrongs};
 use envfs_tests::steps::{self, Verdict, Watched, spread};
 use envfs_tests::user;
 
 /// So many steps of each command are tried.
 const STEPS: usize = 6;
+
+/// And of a server, from its start to its first user.
+const SERVE_STEPS: usize = 6;
 
 /// What is done before, and what is killed: `$1` is the environment, `@` where it is mounted.
 const COMMANDS: [(&[&str], &str); 9] = [
@@ -78,12 +84,105 @@ fn of_whatever_is_killed_nothing_stays_in_the_way() {
     println!("killed before a step: {counts:?}");
 }
 
+/// Whoever serves, whoever starts another server, and whoever mounts for them when somebody comes.
+#[test]
+fn of_whoever_serves_and_is_killed_nothing_stays_in_the_way() {
+    if !user::is_root() || !is_possible() {
+        skip("killing what serves: only root can look at all mounts");
+        return;
+    }
+    let world = World::new(None);
+    let at = world.store().with_file_name("at");
+    std::fs::create_dir(&at).unwrap();
+    let built = finish(world.program().args(world.build_of(&["a"]))).success();
+    let serve = || {
+        let mut serve = world.program();
+        serve.args(["serve", "--idle", "1h"]).arg(&at);
+        serve
+    };
+    let file = at.join(built.trim()).join("share/a/own-0");
+    let right = "a0\n".repeat(2000);
+    // Of who was killed in the middle nobody waits for an answer.
+    let come = || {
+        finish(
+            Command::new("timeout")
+                .args(["30", "cat"])
+                .arg(&file)
+                .stdin(Stdio::null()),
+        )
+    };
+    let steps = |last: usize| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let killed = Arc::new(Mutex::new(None));
+        let ended = steps::run(&mut serve(), Watched::with_mounts(world.store().parent().unwrap()), {
+            let (count, killed) = (Arc::clone(&count), Arc::clone(&killed));
+            move |step| {
+                count.store(step.number, Ordering::Relaxed);
+                if step.number != last {
+                    return Verdict::Happens;
+                }
+                *killed.lock().unwrap() = Some(step.clone());
+                Verdict::KillsBefore
+            }
+        });
+        (ended, count, killed)
+    };
+    let (whole, count, _) = steps(usize::MAX);
+    assert!(whole.finished.status.success(), "{}", whole.finished);
+    assert_eq!(come().success(), right);
+    let count = count.load(Ordering::Relaxed);
+    take_away(&world, &at, &whole.finished.to_string());
+    whole.wait_for_all();
+    let mut came = [0, 0];
+    for last in spread(count, SERVE_STEPS) {
+        let (ended, _, killed) = steps(last);
+        let first = come();
+        let case = format!(
+            "killed before {:?}\n{}\n{first}",
+            killed.lock().unwrap(),
+            ended.finished
+        );
+        assert!(!first.stderr.contains("panicked"), "{case}");
+        let is_right = |came: &Finished| came.status.success() && came.stdout == right;
+        assert!(is_right(&first) || !first.status.success(), "{case}");
+        came[usize::from(is_right(&first))] += 1;
+        let listed = finish(world.program().args(["--json", "ps"])).success();
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let mut rows = listed.as_array().unwrap().iter();
+        if rows.any(|row| row["mount_point"] == *at.to_str().unwrap() && row["state"] == "serving") {
+            // Whoever comes next is served, whatever became of those who mounted for the first.
+            let second = come();
+            assert!(is_right(&second), "{case}\nthen: {second}");
+        }
+        let again = finish(&mut serve());
+        assert!(
+            again.status.success() || !mounts_below(&at).is_empty(),
+            "{case}\nthen: {again}"
+        );
+        if !mounts_below(&at).is_empty() {
+            finish(world.program().args(["umount", "--lazy"]).arg(&at)).success();
+        }
+        finish(&mut serve()).success();
+        assert_eq!(come().success(), right, "{case}");
+        take_away(&world, &at, &case);
+        ended.wait_for_all();
+    }
+    println!(
+        "killed before {} of {count} steps: {} saw an error, {} did not",
+        came[0] + came[1],
+        came[0],
+        came[1]
+    );
+}
+
 /// Unmounts, and looks that nothing is left.
 fn take_away(world: &World, at: &Path, case: &str) {
     if !mounts_below(at).is_empty() || !files_below(at).is_empty() {
         let unmounted = finish(world.program().args(["umount", "--lazy"]).arg(at));
         assert!(unmounted.status.success(), "{case}\nthen: {unmounted}");
     }
+    let stopped = finish(world.program().args(["warm", "--stop"]));
+    assert!(stopped.status.success(), "{case}\nthen: {stopped}");
     let place = world.store().parent().unwrap();
     assert_no_process_of(place);
     assert_eq!(mounts_below(place), [""; 0].map(std::path::PathBuf::from), "{case}");

@@ -206,6 +206,8 @@ pub(crate) fn leave_mounted_by_child(context: &Context, idle: Duration) -> Resul
 fn tend(context: &Context, store: &Store, queue: Option<usize>, memory_mib: u64) -> Result<ExitCode, CliError> {
     // The terminal that started this may be closed, and whoever waits for a pipe or a lock of theirs must not wait for this.
     let _ = nix::unistd::setsid();
+    // A server that was started in the place of a killed one holds signals back, and so does what it starts: `--stop` ends this by one.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     envfs_fuse::close_inherited_descriptors()?;
     let uid = nix::unistd::getuid().as_raw();
     let Some(_tender) = wait_for_turn(store, uid, queue.is_some())? else {
@@ -235,10 +237,29 @@ fn wait_for_turn(store: &Store, uid: u32, is_queue: bool) -> Result<Option<envfs
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Err(
-        CliError::new("another process looks after the warm environments of this user")
-            .help("`envfs warm --stop` ends it"),
-    )
+    Err(tended().help("`envfs warm --stop` ends it"))
+}
+
+/// Ends whoever looks after the mounts, also one that begins when another ends: then nothing is mounted behind our back.
+fn end_tenders(store: &Store, uid: u32) -> Result<(), CliError> {
+    if warm::tender_pid(store, uid).is_none() {
+        return Ok(());
+    }
+    for _ in 0..100 {
+        // Whoever takes the turn of one that has ended removes its file.
+        if warm::tender(store, uid)?.is_some() {
+            return Ok(());
+        }
+        if let Some(pid) = warm::tender_pid(store, uid) {
+            end(pid);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(tended().help("it does not end: `envfs ps` shows what is mounted"))
+}
+
+fn tended() -> CliError {
+    CliError::new("another process looks after the warm environments of this user")
 }
 
 /// Mounts what was used lately, and takes away what others have outrun.
@@ -322,12 +343,8 @@ fn stop(context: &Context, store: &Store, named: &[String]) -> Result<ExitCode, 
     for text in named {
         chosen.insert(known::environment(context, text)?.signature);
     }
-    if named.is_empty()
-        && let Some(pid) = warm::tender_pid(store, uid)
-    {
-        end(pid);
-        // Once it has ended, nothing is mounted behind our back.
-        drop(wait_for_turn(store, uid, true)?);
+    if named.is_empty() {
+        end_tenders(store, uid)?;
     }
     let mut stopped = Vec::new();
     let mut busy: Option<WarmError> = None;
