@@ -33,9 +33,11 @@ fn use_all(disk: impl Fn(&Path) -> Option<Volume>) -> Vec<(Who, Vec<String>)> {
         let signature = world.build(&[0, 1]);
         world.envfs.run(["name", "set", "kept", &signature]);
         let at = world.directory("at");
+        let mut works = Vec::new();
         for (options, is_needed) in MOUNTS {
             let mounted = world.envfs.try_run([&["mount", &signature, &at], options].concat());
             if is_told(&mounted, is_needed) {
+                works.push(options.join(" "));
                 world.assert_reads(&at, &[0, 1]);
                 world.envfs.run(["gc", "--grace", "0"]);
                 world.assert_reads(&at, &[0, 1]);
@@ -47,6 +49,7 @@ fn use_all(disk: impl Fn(&Path) -> Option<Volume>) -> Vec<(Who, Vec<String>)> {
             let script = "echo x > $CONDA_PREFIX/new && cat $CONDA_PREFIX/new";
             let run = world.envfs.try_run(["run", how, &signature, "--", "sh", "-c", script]);
             if is_told(&run, false) {
+                works.push(format!("run {how}"));
                 assert_eq!(run.stdout, "x\n");
             }
         }
