@@ -147,7 +147,7 @@ mod tests {
         };
         let unneeded = |contents: &LockedContents| {
             let asked = BTreeSet::from(["anyio".to_owned()]);
-            super::unneeded(contents, BTreeSet::new(), asked)
+            unneeded(contents, BTreeSet::new(), asked)
         };
         assert_eq!(unneeded(&contents), [""; 0], "idna may be what anyio needs");
         contents.wheels[0] = anyio.clone().with_requirements(Vec::new(), Some(">=3.8".to_owned()));
