@@ -120,12 +120,12 @@ fn mistakes_are_found_where_they_are() {
         (
             "pixi.toml",
             "[workspace]\nname = 'x'\n[dependecies]\na = '*'\n",
-            "line 3: unknown key `dependecies`, expected one of workspace",
+            "line 3: unknown key `dependecies`; did you mean `dependencies`?",
         ),
         (
             "pixi.toml",
             "[feature.x]\nplatforms = []\n[feature.x.pypi-dependecies]\n",
-            "line 3: unknown key `pypi-dependecies`",
+            "line 3: unknown key `pypi-dependecies`; did you mean `pypi-dependencies`?",
         ),
         (
             "pixi.toml",

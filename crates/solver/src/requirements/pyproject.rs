@@ -44,7 +44,7 @@ pub(crate) fn read(path: &Path, parts: &Parts) -> Result<Project, RequirementErr
     Reader { path, document }.read(parts)
 }
 
-/// The keys of `[project]`; it must have no others (PEP 621, and PEP 794 for the last two).
+/// The keys of `[project]` (PEP 621, and PEP 794 for the last two).
 const PROJECT_KEYS: [&str; 20] = [
     "name",
     "version",

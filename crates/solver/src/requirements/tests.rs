@@ -230,7 +230,7 @@ fn a_mistyped_key_of_a_project_is_refused() {
     let message = error.to_string();
     assert!(message.contains("pyproject.toml"), "{message}");
     assert!(
-        message.contains("line 3: unknown key `dependencys`, expected one of name,"),
+        message.contains("line 3: unknown key `dependencys`; did you mean `dependencies`?"),
         "{message}"
     );
 }

@@ -12,6 +12,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::selector::Selector;
 use super::{Dependency, Spec, SpecError, parse_match_spec, without_nodefaults};
+use crate::known_keys::nearest;
 use crate::requirements::{self, Place};
 use crate::subdir::UnknownSubdir;
 
@@ -257,29 +258,12 @@ impl<'de> Deserialize<'de> for Lines {
 }
 
 fn unknown_key(key: &str) -> String {
-    let nearest = KEYS.into_iter().map(|known| (edit_distance(key, known), known)).min();
-    match nearest {
+    match nearest(key, &KEYS) {
         Some((distance, known)) if distance <= 3 && distance < known.len() => {
             format!("unknown key '{key}'; did you mean '{known}'?")
         }
         _ => format!("unknown key '{key}'; known keys are {}", KEYS.join(", ")),
     }
-}
-
-/// Levenshtein's distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let cost = usize::from(from != *to);
-            let next = (diagonal + cost).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], next);
-        }
-    }
-    row[b.len()]
 }
 
 /// Paths in a file are relative to the file, so that it means the same from wherever it is used.

@@ -41,6 +41,10 @@ const DIRECTORIES: [&str; 8] = [
     "tmp",
 ];
 
+/// Names by which a store is known that has lost its `FORMAT`, and how many of them it takes.
+const TELLING: [&str; 4] = ["packs", "layers", "trees", "environments"];
+const MIN_TELLING: usize = 2;
+
 /// What may be in a directory before it is a store: caches, and what a file system puts into its root.
 const EARLIER: [&str; 2] = ["cache", "lost+found"];
 
@@ -135,10 +139,8 @@ impl Store {
         };
         let names = entries.map(|entry| Ok(entry.at("list", self.root())?.file_name()));
         let names = names.collect::<Result<Vec<_>>>()?;
-        if DIRECTORIES
-            .iter()
-            .all(|directory| names.iter().any(|name| name == directory))
-        {
+        let is_there = |directory: &&&str| names.iter().any(|name| name == **directory);
+        if TELLING.iter().filter(is_there).count() >= MIN_TELLING {
             return Ok(());
         }
         let is_ours = |name: &&std::ffi::OsString| DIRECTORIES.iter().chain(&EARLIER).any(|ours| *name == ours);
