@@ -97,6 +97,38 @@ fn what_is_to_be_there_is_there() {
 }
 
 #[test]
+fn many_who_want_the_same_get_it_once() {
+    const AT_ONCE: usize = 6;
+    if !is_possible() {
+        return;
+    }
+    let world = World::new(Who::Tester);
+    let envfs = &world.envfs;
+    let (first, second) = (world.build(&[0]), world.build(&[2]));
+    for backend in backends() {
+        let at = world.directory(backend);
+        for (signature, number) in [(&first, 0), (&second, 2), (&first, 0)] {
+            let told: Vec<Finished> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..AT_ONCE)
+                    .map(|_| scope.spawn(|| ensure(envfs, signature, &at, backend)))
+                    .collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let made = told.into_iter().map(changed).filter(|changed| *changed).count();
+            assert_eq!(made, 1, "{backend}");
+            world.assert_reads(&at, &[number]);
+            let rows = envfs.json(["ps"]);
+            let here = rows.as_array().unwrap().iter().filter(|row| row["mount_point"] == *at);
+            assert_eq!(here.count(), 1, "{rows:#}");
+        }
+        envfs.run(["umount", &at]);
+    }
+    world.await_unmounted();
+    assert_no_process_of(envfs.path());
+    envfs.assert_sound();
+}
+
+#[test]
 fn what_is_used_stays() {
     if !is_possible() {
         return;

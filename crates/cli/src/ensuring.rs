@@ -1,15 +1,36 @@
 //! What `envfs mount --ensure` finds where an environment is to be seen: whether it may stay, and how it makes way.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use envfs_fuse::backend::{Backend, Choice};
 use envfs_fuse::status::{self, State, Status};
 use envfs_fuse::unmount::{self, UnmountError};
 use envfs_fuse::writable::State as WritableState;
+use envfs_store::lock::FileLock;
 use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
+
+/// Keeps others who ensure the same place out, until what is returned is dropped: they find what the first has made. Where nothing may
+/// be written, nobody is kept out.
+pub(crate) fn alone_at(store: &Store, path: &Path) -> Result<Option<FileLock>, CliError> {
+    const DIGITS: usize = 16;
+    let place = std::path::absolute(path)?;
+    let digest = Digest::of(place.as_os_str().as_encoded_bytes()).to_string();
+    match store.reserve(&format!("mount-{}", &digest[..DIGITS])) {
+        Err(envfs_store::Error::Io { source, .. })
+            if matches!(
+                source.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(None)
+        }
+        lock => Ok(Some(lock?)),
+    }
+}
 
 /// An environment that is mounted or linked there.
 pub(crate) struct Present(Status);

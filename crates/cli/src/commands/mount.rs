@@ -11,7 +11,7 @@ use envfs_store::lease::LeaseKind;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::ensuring::Present;
+use crate::ensuring::{self, Present};
 use crate::error::CliError;
 use crate::serving::service;
 use crate::with::WithArgs;
@@ -128,9 +128,12 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
         writable::check_mount()?;
     }
     let choice = args.backend.choice();
-    let present = match args.ensure {
-        true => Present::find(&context.store()?, path)?,
-        false => None,
+    let (mut alone, present) = match args.ensure {
+        true => {
+            let store = context.store()?;
+            (ensuring::alone_at(&store, path)?, Present::find(&store, path)?)
+        }
+        false => (None, None),
     };
     let mount_point = match &present {
         Some(present) => present.mount_point().to_owned(),
@@ -160,7 +163,10 @@ pub(crate) fn execute(context: &Context, args: &MountArgs) -> Result<ExitCode, C
     }
     if args.foreground {
         let mut told = Ok(());
-        let ready = |backend| told = tell(context, &service, backend, true);
+        let ready = |backend| {
+            drop(alone.take());
+            told = tell(context, &service, backend, true);
+        };
         backend::mount_in_foreground(&service, &options, choice, ready)?;
         told?;
     } else {
