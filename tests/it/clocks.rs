@@ -36,33 +36,39 @@ fn rounds() -> usize {
     given.map_or(4, |text| text.parse().unwrap())
 }
 
+/// Collects for as long as a worker works, and says how often.
+fn collected_beside_work(world: &World, seed: u64, done: &Done, collect: impl Fn(usize) + Sync) -> usize {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let mut count = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                collect(count);
+                count += 1;
+            }
+            count
+        });
+        let worker = scope.spawn(|| {
+            let mut worker = Worker::new(world, "a", seed, done);
+            (0..rounds()).for_each(|_| worker.round());
+            worker.end();
+        });
+        let ended = worker.join();
+        is_over.store(true, Ordering::Relaxed);
+        let collections = collector.join();
+        ended.unwrap();
+        collections.unwrap()
+    })
+}
+
 #[test]
 fn a_clock_that_jumps_meanwhile_takes_nothing_and_keeps_nothing() {
     let Some((world, clock)) = world("clock") else { return };
     let done = Done::default();
-    let is_over = AtomicBool::new(false);
     let (collections, jumps) = clock.jumps(&WILD, || {
-        std::thread::scope(|scope| {
-            let collector = scope.spawn(|| {
-                let mut count = 0;
-                while !is_over.load(Ordering::Relaxed) {
-                    world
-                        .envfs
-                        .run(["gc", ["--grace=0", "--grace=10m", "--max-age=30d"][count % 3]]);
-                    count += 1;
-                }
-                count
-            });
-            let worker = scope.spawn(|| {
-                let mut worker = Worker::new(&world, "a", 7, &done);
-                (0..rounds()).for_each(|_| worker.round());
-                worker.end();
-            });
-            let ended = worker.join();
-            is_over.store(true, Ordering::Relaxed);
-            let collections = collector.join();
-            ended.unwrap();
-            collections.unwrap()
+        collected_beside_work(&world, 7, &done, |count| {
+            let options = ["--grace=0", "--grace=10m", "--max-age=30d"];
+            world.envfs.run(["gc", options[count % options.len()]]);
         })
     });
     println!("{jumps} jumps, {collections} collections: {}", done.shown());
@@ -153,26 +159,8 @@ fn two_hosts_whose_clocks_are_a_year_apart_share_a_store() {
         };
         clock.set(off);
         let done = Done::default();
-        let is_over = AtomicBool::new(false);
-        let collections = std::thread::scope(|scope| {
-            let collector = scope.spawn(|| {
-                let mut count = 0;
-                while !is_over.load(Ordering::Relaxed) {
-                    other.run(&["gc", ["--grace=0", "--grace=10m"][count % 2]]);
-                    count += 1;
-                }
-                count
-            });
-            let worker = scope.spawn(|| {
-                let mut worker = Worker::new(&world, "a", 11, &done);
-                (0..rounds()).for_each(|_| worker.round());
-                worker.end();
-            });
-            let ended = worker.join();
-            is_over.store(true, Ordering::Relaxed);
-            let collections = collector.join();
-            ended.unwrap();
-            collections.unwrap()
+        let collections = collected_beside_work(&world, 11, &done, |count| {
+            other.run(&["gc", ["--grace=0", "--grace=10m"][count % 2]]);
         });
         // A run that nothing else keeps is seen by the other one too.
         let signature = world.build(&[2]);

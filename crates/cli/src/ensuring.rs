@@ -1,6 +1,5 @@
 //! What `envfs mount --ensure` finds where an environment is to be seen: whether it may stay, and how it makes way.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use envfs_fuse::backend::{Backend, Choice};
@@ -12,22 +11,16 @@ use envfs_store::{Digest, Store};
 
 use crate::context::Context;
 use crate::error::CliError;
+use crate::stable;
 
 /// Keeps others who ensure the same place out, until what is returned is dropped: they find what the first has made. Where nothing may
 /// be written, nobody is kept out.
 pub(crate) fn alone_at(store: &Store, path: &Path) -> Result<Option<FileLock>, CliError> {
     const DIGITS: usize = 16;
-    let place = std::path::absolute(path)?;
+    let place = stable::absolute(path).or_else(|_| std::path::absolute(path))?;
     let digest = Digest::of(place.as_os_str().as_encoded_bytes()).to_string();
     match store.reserve(&format!("mount-{}", &digest[..DIGITS])) {
-        Err(envfs_store::Error::Io { source, .. })
-            if matches!(
-                source.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(error) if error.is_read_only() => Ok(None),
         lock => Ok(Some(lock?)),
     }
 }

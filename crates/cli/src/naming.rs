@@ -76,11 +76,7 @@ pub(crate) fn change(
 
 /// Says who may change names to whom may not.
 pub(crate) fn who_may(error: NameError, store: &Store) -> CliError {
-    let is_refused = matches!(
-        &error,
-        NameError::Store(envfs_store::Error::Io { source, .. })
-            if matches!(source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
-    );
+    let is_refused = matches!(&error, NameError::Store(error) if error.is_read_only());
     let error = CliError::from(error);
     if is_refused {
         let refs = store.root().join("refs");

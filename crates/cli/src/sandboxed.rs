@@ -173,8 +173,7 @@ pub(crate) fn execute() -> Result<ExitCode, CliError> {
     let limits = Limits {
         network: request.network,
         writable: request.writable,
-        forgotten: Vec::new(),
-        kept: Vec::new(),
+        ..Limits::default()
     };
     let sandbox = Sandbox {
         service: &service,

@@ -274,7 +274,7 @@ impl Version {
 }
 
 /// The path with its directory resolved, which must exist; what stands at the path itself is not followed.
-fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     let path = std::path::absolute(path)?;
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(at("find", parent))?.join(name)),

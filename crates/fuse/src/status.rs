@@ -55,8 +55,8 @@ pub struct Status {
 }
 
 /// The mounts and runs of `store`, and the mounts of this machine that no lease of it knows: those that the kernel serves,
-/// those of another store, and those whose server was killed. What a run uses is listed beside the run. Sorted by mount point. Of the mounts only those count that
-/// this process sees.
+/// those of another store, and those whose server was killed. What a run uses is listed beside the run. Sorted by mount point. Of the
+/// mounts only those count that this process sees.
 ///
 /// # Errors
 /// When the leases or the mounts cannot be read.

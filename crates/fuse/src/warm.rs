@@ -38,8 +38,8 @@ pub struct Found {
     root: File,
 }
 
-/// For how long nobody has used warm mounts, as the process that looks after them has seen it: by a clock that nobody sets. Of what it has not
-/// looked at before it knows nothing.
+/// For how long nobody has used warm mounts, as the process that looks after them has seen it: by a clock that nobody sets. Of what it
+/// has not looked at before it knows nothing.
 #[derive(Debug, Default)]
 pub struct Idle {
     seen: HashMap<Digest, (Option<SystemTime>, Instant)>,

@@ -239,16 +239,17 @@ impl SourceBuilder<'_> {
             // Whether something must be built anew is decided here, by all of its sources.
             .args(["--refresh-package", source.name(), "--prefix"])
             .arg(&prefix);
+        match source.place() {
+            SourcePlace::Directory {
+                path,
+                is_editable: true,
+            } => command.arg("--editable").arg(path),
+            _ => command.arg(source.requirement()),
+        };
         let mut writable = Vec::new();
-        if let SourcePlace::Directory { path, is_editable } = source.place() {
+        if let SourcePlace::Directory { path, .. } = source.place() {
             // Backends write beside the sources, and the modules of an editable project are built there.
             writable.push(path.clone());
-            if *is_editable {
-                command.arg("--editable").arg(path);
-            }
-        }
-        if !matches!(source.place(), SourcePlace::Directory { is_editable: true, .. }) {
-            command.arg(source.requirement());
         }
         let mut command = confined(self.uv, self.sandbox, Some(environment), command, &room, writable);
         if let Err(error) = self.uv.run(&mut command) {

@@ -111,7 +111,8 @@ pub(crate) fn damaged(store: &Store) -> Result<(u64, Vec<Error>)> {
     Ok((paths.len() as u64, results.filter_map(Result::err).collect()))
 }
 
-/// Removes the answers that nobody has asked for in a month, where it is `now`, in a `dry_run` none; gives how many bytes of the disk they took.
+/// Removes the answers that nobody has asked for in a month, where it is `now`, in a `dry_run` none; gives how many bytes of the disk
+/// they took.
 pub(crate) fn sweep(store: &Store, now: SystemTime, dry_run: bool) -> Result<u64> {
     let mut freed_bytes = 0;
     for path in crate::store::list(&store.path(DIRECTORY))? {
